@@ -1,0 +1,144 @@
+"""Convolutional networks without shortcuts: `lenet`, `cnn`, `vgg16`, `vgg16_bn`."""
+
+from math import ceil
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from isthmus.models.initial import he_convolutions
+from isthmus.models.shapes import Shape, image_shape, require_dropout, require_size, require_task
+
+_VGG16 = ((1, 1), (2, 2), (4, 4, 4), (8, 8, 8), (8, 8, 8))
+
+
+class LeNet(nn.Module):
+    """Two 5x5 convolutions with ReLU and 2x2 max-pooling, one hidden linear layer."""
+
+    def __init__(self, num_classes: int, image: tuple[int, int, int], width: int):
+        super().__init__()
+        channels, height, breadth = image
+        self.conv1 = nn.Conv2d(channels, 2 * width, 5, padding=2)
+        self.conv2 = nn.Conv2d(2 * width, 4 * width, 5, padding=2)
+        self.fc1 = nn.Linear(4 * width * (height // 4) * (breadth // 4), 64 * width)
+        self.fc2 = nn.Linear(64 * width, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (B, classes) of images (B, C, H, W)."""
+        x = functional.max_pool2d(functional.relu(self.conv1(x)), 2)
+        x = functional.max_pool2d(functional.relu(self.conv2(x)), 2)
+        return self.fc2(functional.relu(self.fc1(x.flatten(1))))
+
+
+def lenet(num_classes: int, input_shape: Shape, *, width: int = 16) -> nn.Module:
+    """Return the MNIST network of Liu et al. 2020, there called LeNet: 3,274,634 parameters for 1x28x28 and 10 classes.
+
+    Convolutions 5x5 to 2w and 4w channels, each with ReLU and 2x2 max-pooling, then linear layers to 64w units and the logits;
+    at the default w = 16 it is the network of Madry et al. 2018. It is not LeNet-5 (LeCun et al. 1998), which has 61,706.
+    Sides of at least 4 pixels.
+    """
+    require_task(num_classes, input_shape)
+    require_size("width", width)
+    return LeNet(num_classes, image_shape(input_shape, model="lenet", least=4), width)
+
+
+class SmallCNN(nn.Module):
+    """Three 3x3 convolutions with BatchNorm and ReLU, the mean over the image, one linear layer."""
+
+    def __init__(self, num_classes: int, channels: int, width: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, 2 * width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(2 * width)
+        self.conv3 = nn.Conv2d(2 * width, 4 * width, 3, padding=1, bias=False)
+        self.bn3 = nn.BatchNorm2d(4 * width)
+        self.fc = nn.Linear(4 * width, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (B, classes) of images (B, C, H, W)."""
+        x = functional.max_pool2d(functional.relu(self.bn1(self.conv1(x))), 2)
+        x = functional.max_pool2d(functional.relu(self.bn2(self.conv2(x))), 2)
+        return self.fc(functional.relu(self.bn3(self.conv3(x))).mean((2, 3)))
+
+
+def cnn(num_classes: int, input_shape: Shape, *, width: int = 16) -> nn.Module:
+    """Return a small network for small images: 3x3 convolutions to w, 2w and 4w channels, 24,346 parameters for 3x32x32.
+
+    Our own, for quick work: the parameters do not depend on the image's size, 6,418 at width 8 and 94,762 at width 32 (3 channels,
+    10 classes). Sides of at least 4 pixels.
+    """
+    require_task(num_classes, input_shape)
+    require_size("width", width)
+    channels, _, _ = image_shape(input_shape, model="cnn", least=4)
+    return SmallCNN(num_classes, channels, width)
+
+
+class VGG(nn.Module):
+    """Blocks of 3x3 convolutions, each block followed by 2x2 max-pooling, and three linear layers; a ReLU after every `stride` layers."""
+
+    def __init__(self, blocks: list[nn.ModuleList], classifier: nn.Sequential, stride: int):
+        super().__init__()
+        self.stride = stride
+        self.layer_blocks = nn.ModuleList(blocks)
+        self.classifier = classifier
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (B, classes) of images (B, C, H, W)."""
+        for block in self.layer_blocks:
+            assert isinstance(block, nn.ModuleList)
+            layers = list(block)
+            for place in range(0, len(layers), self.stride):
+                for layer in layers[place : place + self.stride]:
+                    x = layer(x)
+                x = functional.relu(x)
+            # ceil_mode changes nothing where 32 divides the sides and lets smaller images through five poolings.
+            x = functional.max_pool2d(x, 2, ceil_mode=True)
+        return self.classifier(x.flatten(1))
+
+
+def vgg16(num_classes: int, input_shape: Shape, *, width: int = 64, dropout: float = 0.5) -> nn.Module:
+    """Return VGG16 without BatchNorm as in Garipov et al. 2018 and Zhao et al. 2020: 15,245,130 parameters for 3x32x32, 10 classes.
+
+    Thirteen 3x3 convolutions with bias, widths w (1 1 | 2 2 | 4 4 4 | 8 8 8 | 8 8 8), max-pooling after each bar, linear layers
+    8w - 8w - classes with dropout on the inputs of the first two. Tensor names are those of the code of Garipov et al., so its
+    files load. Where 32 does not divide a side, pooling rounds up. Sides of at least 8 pixels.
+    """
+    return _vgg(num_classes, input_shape, width, dropout, [])
+
+
+def vgg16_bn(num_classes: int, input_shape: Shape, *, width: int = 64, dropout: float = 0.5) -> nn.Module:
+    """Return :func:`vgg16` with BatchNorm between each convolution and its ReLU (configuration D of Simonyan and Zisserman 2015).
+
+    Tensor names are those of VGG16BN in the code of Garipov et al., whose forward pass however pairs layers with activations one
+    to one and so skips half of them: a file made there loads here but computes something else.
+    """
+    return _vgg(num_classes, input_shape, width, dropout, [nn.BatchNorm2d])
+
+
+def _vgg(
+    num_classes: int, input_shape: Shape, width: int, dropout: float, norms: list[type[nn.BatchNorm2d]]
+) -> nn.Module:
+    require_task(num_classes, input_shape)
+    require_size("width", width)
+    require_dropout(dropout)
+    image = image_shape(input_shape, model="vgg16", least=8)
+    channels, blocks = image[0], list[nn.ModuleList]()
+    for multiples in _VGG16:
+        layers: list[nn.Module] = []
+        for outside in (width * multiple for multiple in multiples):
+            layers += [nn.Conv2d(channels, outside, 3, padding=1), *(norm(outside) for norm in norms)]
+            channels = outside
+        blocks.append(nn.ModuleList(layers))
+    cells = ceil(image[1] / 32) * ceil(image[2] / 32)
+    classifier = nn.Sequential(
+        nn.Dropout(dropout),
+        nn.Linear(channels * cells, 8 * width),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.Linear(8 * width, 8 * width),
+        nn.ReLU(),
+        nn.Linear(8 * width, num_classes),
+    )
+    model = VGG(blocks, classifier, stride=1 + len(norms))
+    he_convolutions(model)
+    return model
