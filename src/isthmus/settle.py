@@ -1,0 +1,83 @@
+"""BatchNorm policies: running statistics belong to neither end of a bridge, so a point between them gets its own."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from isthmus._check import InputError, require
+from isthmus.data import Samples
+from isthmus.layout import memory_format_for
+
+
+@dataclass(frozen=True, eq=False)
+class Recalibrate:
+    """Policy: recompute running statistics as the cumulative average over one pass of `samples`, in place; other layers stay in eval mode.
+
+    Batches differ by at most one in size and count alike (what PyTorch accumulates with momentum=None): the mean is exact where the
+    sizes are equal, the variance is the mean of the batches' unbiased variances. Inputs take the dtype of the parameters.
+    """
+
+    samples: Samples
+    batch_size: int = 500
+
+    def __post_init__(self) -> None:
+        require(self.batch_size >= 2, "batch_size", "be at least 2, so that a batch has a variance", self.batch_size)
+        require(len(self.samples) >= 2, "samples", "hold at least 2 images to recalibrate BatchNorm", len(self.samples))
+
+    def __call__(self, module: nn.Module) -> None:
+        """Recalibrate `module` in place; modes and momenta are as before afterwards."""
+        if not running_layers(module):
+            return
+        held = next((p for p in module.parameters() if p.is_floating_point()), running_layers(module)[0].running_mean)
+        assert isinstance(held, Tensor)
+        layout = memory_format_for(module, self.samples.inputs(torch.arange(1)).to(held))
+        # No batch of one: it has no variance.
+        parts = min(-(-len(self.samples) // self.batch_size), len(self.samples) // 2)
+        with _cumulative(module), torch.no_grad():
+            for index in torch.arange(len(self.samples)).tensor_split(parts):
+                module(self.samples.inputs(index).to(held).contiguous(memory_format=layout))
+
+
+class Keep:
+    """Policy: leave the statistics that the point has, those of its heaviest corner. Right only where they do not matter."""
+
+    def __call__(self, module: nn.Module) -> None:
+        """Change nothing."""
+
+
+def running_layers(module: nn.Module) -> list[nn.Module]:
+    """Return the layers of `module` that keep running statistics (BatchNorm, InstanceNorm that tracks)."""
+    return [
+        m for m in module.modules() if isinstance(getattr(m, "running_mean", None), Tensor) and hasattr(m, "momentum")
+    ]
+
+
+def require_policy(module: nn.Module, settle: object | None) -> None:
+    """Raise an error that names the choices where `module` has running statistics and no policy was given."""
+    if settle is None and (layers := running_layers(module)):
+        raise InputError(
+            f"`settle` should be given for a module with running statistics: between the ends they belong to neither. Found None and "
+            f"{len(layers)} such layers. Pass Recalibrate(samples) to recompute them at every point, or Keep()."
+        )
+
+
+@contextmanager
+def _cumulative(module: nn.Module) -> Generator[None]:
+    layers = running_layers(module)
+    modes = {m: m.training for m in module.modules()}
+    momenta = {m: m.momentum for m in layers}
+    try:
+        module.eval()
+        for layer in layers:
+            layer.reset_running_stats()  # pyright: ignore[reportCallIssue]
+            layer.momentum = None  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+            layer.train()
+        yield
+    finally:
+        for m, mode in modes.items():
+            m.training = mode
+        for layer, momentum in momenta.items():
+            layer.momentum = momentum
