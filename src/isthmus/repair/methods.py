@@ -1,0 +1,97 @@
+"""The remedies by name, at one budget of gradients and with one policy of settings for all."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import nn
+
+from isthmus._check import unknown
+from isthmus.data import Augment
+from isthmus.repair.baselines import Average, FineTune, FromScratch
+from isthmus.repair.path import PathRepair
+from isthmus.repair.protocol import Repair
+from isthmus.training.plan import Plan
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every remedy may spend, and what the user said about how. evaluations: gradients of one batch each.
+
+    build: makes a fresh model from a seed, for training from scratch. learning_rate, sharpness: None for the method's own.
+    """
+
+    build: Callable[[int], nn.Module]
+    evaluations: int = 800
+    batch_size: int = 128
+    augment: Augment = field(default_factory=Augment)
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    points: int = 31
+    margin: float = 0.03
+    learning_rate: float | None = None
+    sharpness: float | None = None
+
+    def plan(self, *, learning_rate: float, sharpness: float | None = None, share: float = 1.0) -> Plan:
+        """Return the plan that spends a share of the budget: a sharpness-aware step takes two gradients, so there are half as many."""
+        radius = None if sharpness is None else self.sharpness or sharpness
+        return Plan(
+            steps=max(1, int(share * self.evaluations) // (1 if radius is None else 2)),
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate or learning_rate,
+            sharpness=radius,
+            augment=self.augment,
+            precision=self.precision,
+        )
+
+
+@dataclass(frozen=True)
+class Method:
+    """A remedy by name: one line about it, how many suspects it takes, and how it is made from a budget."""
+
+    about: str
+    suspects: int
+    make: Callable[[Budget], Repair]
+
+
+def _path(budget: Budget) -> Repair:
+    return PathRepair(budget.plan(learning_rate=0.02), "path", points=budget.points, margin=budget.margin)
+
+
+def _sharp_path(budget: Budget) -> Repair:
+    plan = budget.plan(learning_rate=0.1, sharpness=1.0)
+    return PathRepair(plan, "sharp-path", points=budget.points, margin=budget.margin)
+
+
+def _polished_path(budget: Budget) -> Repair:
+    path = budget.plan(learning_rate=0.1, sharpness=1.0, share=0.5)
+    polish = budget.plan(learning_rate=0.02, sharpness=2.0, share=0.5)
+    margin = max(budget.margin, 0.05)  # what is given up to get away from the ends, the polish wins back
+    return PathRepair(path, "polished-path", points=budget.points, margin=margin, polish=polish)
+
+
+METHODS: Mapping[str, Method] = {
+    "path": Method("Bezier curve between two suspects trained on the clean samples (Zhao et al. 2020)", 2, _path),
+    "sharp-path": Method("the same curve trained by adaptive sharpness-aware steps, ours", 2, _sharp_path),
+    "polished-path": Method(
+        "half of it for that curve, half to train a point far from both suspects further, ours", 2, _polished_path
+    ),
+    "fine-tune": Method(
+        "train the first suspect further on the clean samples", 1, lambda b: FineTune(b.plan(learning_rate=0.05))
+    ),
+    "ft-sam": Method(
+        "fine-tuning by adaptive sharpness-aware steps (Zhu et al. 2023)",
+        1,
+        lambda b: FineTune(b.plan(learning_rate=0.05, sharpness=2.0), "ft-sam"),
+    ),
+    "scratch": Method(
+        "a new model trained on the clean samples alone", 1, lambda b: FromScratch(b.plan(learning_rate=0.05), b.build)
+    ),
+    "average": Method("the mean of the suspects' weights, nothing trained", 2, lambda b: Average()),  # noqa: ARG005
+}
+
+
+def make(name: str, budget: Budget) -> Repair:
+    """Return the remedy called `name`. Raises InputError with the nearest known name for an unknown one."""
+    if name not in METHODS:
+        raise unknown("method", name, METHODS)
+    return METHODS[name].make(budget)

@@ -1,0 +1,48 @@
+"""Reports: `report.json`, the page and the card. They read tables and documents, never a model."""
+
+from isthmus.report.document import (
+    SCHEMA_VERSION,
+    Choice,
+    Cost,
+    Curve,
+    Data,
+    Document,
+    Entry,
+    Environment,
+    Geometry,
+    Method,
+    RateEntry,
+    Status,
+    TriggerEntry,
+    comparison_table,
+    json_schema,
+)
+from isthmus.report.folder import read_report, read_summary, write_report, write_summary
+from isthmus.report.summary import Line, SeedRun, Spread, Summary, summarise
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "Choice",
+    "Cost",
+    "Curve",
+    "Data",
+    "Document",
+    "Entry",
+    "Environment",
+    "Geometry",
+    "Line",
+    "Method",
+    "RateEntry",
+    "SeedRun",
+    "Spread",
+    "Status",
+    "Summary",
+    "TriggerEntry",
+    "comparison_table",
+    "json_schema",
+    "read_report",
+    "read_summary",
+    "summarise",
+    "write_report",
+    "write_summary",
+]

@@ -1,0 +1,218 @@
+"""`report.json`: the document a repair writes, one strict model for each of its parts."""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, Field, JsonValue, model_validator
+
+from isthmus.rates import Rate
+from isthmus.table import Column, Table
+
+SCHEMA_VERSION = "1"
+
+Status = Literal["done", "criteria_not_met", "inconclusive"]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Count = Annotated[int, Field(ge=0)]
+Cell = int | float | str | bool | None
+
+MEASURES: Mapping[str, tuple[str, Literal["higher", "lower"]]] = {
+    "clean_accuracy": ("test images classified as labelled", "higher"),
+    "attack_success": ("triggered images sent to the attacker's class", "lower"),
+    "recovery_accuracy": ("triggered images classified as labelled", "higher"),
+}
+
+
+class RateEntry(BaseModel, frozen=True, extra="forbid"):
+    """A share of `n` images as a fraction in [0, 1], with its Wilson 95 % interval."""
+
+    value: Fraction
+    n: Annotated[int, Field(ge=1)]
+    low: Fraction
+    high: Fraction
+
+    @classmethod
+    def of(cls, rate: Rate) -> Self:
+        """Return the entry for a counted rate."""
+        return cls(value=rate.value, n=rate.n, low=rate.low, high=rate.high)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        # Wilson bounds are computed in floating point: at 0 hits the lower one may miss the value by a rounding error.
+        slack = 1e-9
+        if not self.low - slack <= self.value <= self.high + slack:
+            raise ValueError(f"`low <= value <= high` should hold. Found {self.low}, {self.value}, {self.high}.")
+        return self
+
+
+class Entry(BaseModel, frozen=True, extra="forbid"):
+    """One model in the report. `attack_success` and `recovery_accuracy` are null where no trigger is known."""
+
+    name: str
+    path: str | None = None
+    sha256: str | None = None
+    clean_accuracy: RateEntry
+    attack_success: RateEntry | None = None
+    recovery_accuracy: RateEntry | None = None
+    loss: float | None = None
+    seconds: float | None = None
+    gradient_evaluations: Count | None = None
+    note: str = ""
+
+    def rate(self, measure: str) -> RateEntry | None:
+        """Return the rate under its name in :data:`MEASURES`, None where it was not measured."""
+        rates = (self.clean_accuracy, self.attack_success, self.recovery_accuracy)
+        return dict(zip(MEASURES, rates, strict=True))[measure]
+
+
+class Method(BaseModel, frozen=True, extra="forbid"):
+    """What was done, in words and settings."""
+
+    name: str
+    description: str
+    rule: str
+    settings: dict[str, JsonValue] = {}
+
+
+class Data(BaseModel, frozen=True, extra="forbid"):
+    """Which images played which role. `clean_n` counts all that the repair was given: training and validation."""
+
+    name: str
+    num_classes: Count
+    input_shape: tuple[int, ...]
+    clean_n: Count
+    train_n: Count
+    validation_n: Count
+    test_n: Count
+    digests: dict[str, str] = {}
+    augment: JsonValue = None
+
+
+class TriggerEntry(BaseModel, frozen=True, extra="forbid"):
+    """The trigger that only measured, and the class it sends images to."""
+
+    spec: str
+    target: int | str
+
+
+class ColumnEntry(BaseModel, frozen=True, extra="forbid"):
+    """A column of the curve, see :class:`isthmus.table.Column`."""
+
+    name: str
+    unit: str
+    better: str | None = None
+    split: str | None = None
+    n: int | None = None
+    about: str = ""
+
+
+class Curve(BaseModel, frozen=True, extra="forbid"):
+    """The measurements along a path (rows with `t`) or over a surface (rows with `u` and `v`)."""
+
+    rows: tuple[dict[str, Cell], ...]
+    columns: tuple[ColumnEntry, ...]
+    meta: dict[str, JsonValue] = {}
+
+    @classmethod
+    def of(cls, table: Table) -> Self:
+        """Return the curve that holds a table."""
+        return cls.model_validate(table.to_json())
+
+    def table(self) -> Table:
+        """Return the curve as a table, for plotting and joining."""
+        return Table.from_json(self.model_dump())
+
+
+class Choice(BaseModel, frozen=True, extra="forbid"):
+    """The chosen coordinates, the rule that chose them and out of how many candidates."""
+
+    u: tuple[float, ...]
+    rule: str
+    explanation: str
+    candidates: Count
+
+
+class Geometry(BaseModel, frozen=True, extra="forbid"):
+    """Length of the path, distance of its ends, and their ratio (at least 1)."""
+
+    length: float
+    chord: float
+    ratio: float
+
+
+class Cost(BaseModel, frozen=True, extra="forbid"):
+    """Seconds and gradient evaluations by stage."""
+
+    seconds: dict[str, float] = {}
+    gradient_evaluations: dict[str, int] = {}
+
+
+class Environment(BaseModel, frozen=True, extra="forbid"):
+    """Versions and machine."""
+
+    python: str
+    torch: str
+    isthmus: str
+    platform: str
+    threads: int | None = None
+    device: str = "cpu"
+
+
+class Document(BaseModel, frozen=True, extra="forbid"):
+    """Everything a repair reports. Rates are fractions in [0, 1]; the curve's columns name their own units."""
+
+    schema_version: Literal["1"] = SCHEMA_VERSION
+    title: str
+    created: str
+    isthmus: str
+    command: tuple[str, ...] = ()
+    status: Status
+    reasons: tuple[str, ...] = ()
+    method: Method
+    data: Data
+    trigger: TriggerEntry | None = None
+    suspects: Annotated[tuple[Entry, ...], Field(min_length=1)]
+    repaired: Entry
+    baselines: dict[str, Entry] = {}
+    curve: Curve | None = None
+    choice: Choice | None = None
+    geometry: Geometry | None = None
+    cost: Cost = Cost()
+    environment: Environment
+    seeds: dict[str, int] = {}
+    files: dict[str, str] = {}
+    warnings: tuple[str, ...] = ()
+
+    def entries(self) -> tuple[tuple[str, Entry], ...]:
+        """Return (role, entry) in the order of reading: suspects, repaired, baselines."""
+        suspects = [("suspect", entry) for entry in self.suspects]
+        return (*suspects, ("repaired", self.repaired), *(("baseline", entry) for entry in self.baselines.values()))
+
+
+def json_schema() -> dict[str, JsonValue]:
+    """Return the JSON Schema (draft 2020-12) of `report.json`, for other programs that read or check it."""
+    return Document.model_json_schema()
+
+
+def comparison_table(document: Document) -> Table:
+    """Return one row per model: name, role and each measure in % with its Wilson bounds. Figures for papers are drawn from it."""
+    rows: list[dict[str, Cell]] = []
+    for role, entry in document.entries():
+        row: dict[str, Cell] = {"name": entry.name, "role": role}
+        for measure in MEASURES:
+            rate = entry.rate(measure)
+            if rate is not None:
+                bounds = {"": rate.value, "_low": rate.low, "_high": rate.high}
+                row |= {measure + suffix: 100 * value for suffix, value in bounds.items()}
+        rows.append(row)
+    columns = [Column("name", about="model"), Column("role", about="suspect, repaired or baseline")]
+    for measure, (about, better) in MEASURES.items():
+        counts = [rate.n for _, entry in document.entries() if (rate := entry.rate(measure)) is not None]
+        if counts:
+            n = counts[0] if len(set(counts)) == 1 else None
+            for suffix, bound in (
+                ("", ""),
+                ("_low", ", Wilson 95 % lower bound"),
+                ("_high", ", Wilson 95 % upper bound"),
+            ):
+                columns.append(Column(measure + suffix, "%", better, "test", n, about + bound))
+    return Table.of(rows, columns, {"title": document.title})
