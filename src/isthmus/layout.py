@@ -32,7 +32,9 @@ class Layout:
         found = [(name, p) for name, p in module.named_parameters() if p.is_floating_point()]
         if not found:
             raise InputError(f"`module` should have floating-point parameters. Found none in {type(module).__name__}.")
-        for name, parameter in found:
+        for name, parameter in module.named_parameters():
+            if parameter.is_complex():
+                raise InputError(f"`module` should have real parameters. Found {name!r} of {parameter.dtype}.")
             if isinstance(parameter, nn.parameter.UninitializedParameter) or parameter.is_meta:
                 raise InputError(
                     f"`module` should have initialised parameters. Found {name!r} without data. Run one forward pass first."

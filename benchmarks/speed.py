@@ -1,0 +1,142 @@
+"""What a bridge costs over plain PyTorch, as ratios measured in one run: `python benchmarks/speed.py [--rounds 15] [--out FILE]`.
+
+Step: one step of the training engine on a quadratic Bezier curve over one step of a plain loop on the same module, batch and memory
+format (forward, backward, SGD with momentum and weight decay). Scan: 31 points with BatchNorm recomputed on 2,000 images and error
+measured on 2,000 over 31 x (a plain pass over the one + a plain pass over the other). The two sides take turns, the order swaps from
+round to round, and the ratio is the median over rounds of their paired ratios, with its quartiles: a shared machine slows both.
+"""
+
+import argparse
+import json
+import platform
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from statistics import quantiles
+from time import perf_counter
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from isthmus import Plan, Recalibrate, Samples, bezier, build_model
+from isthmus.probes import Clean
+from isthmus.scan import grid, scan
+from isthmus.training.fit import _Run  # pyright: ignore[reportPrivateUsage]
+from isthmus.training.objective import Supervised
+from isthmus.training.session import Session
+
+MODELS = ("resnet18:width=16", "vgg16")
+
+
+def images(n: int) -> Samples:
+    """Return noise in the shape of CIFAR-10: speed does not depend on what is seen."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    return Samples(x, torch.arange(n) % 10, 10, "noise")
+
+
+def plain_step(module: nn.Module, samples: Samples, batch: int) -> Callable[[], None]:
+    """Return one step of the loop anybody would write, in the faster memory format."""
+    module = deepcopy(module).train().to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(module.parameters(), 0.01, 0.9, weight_decay=5e-4)
+    generator = torch.Generator().manual_seed(0)
+
+    def step() -> None:
+        index = torch.randint(len(samples), (batch,), generator=generator)
+        x = samples.inputs(index).contiguous(memory_format=torch.channels_last)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(module(x), samples.y[index]).backward()
+        optimizer.step()
+
+    return step
+
+
+def bridge_step(models: list[nn.Module], samples: Samples, batch: int, sharpness: float | None) -> Callable[[], None]:
+    """Return one step of the engine on the curve between two models."""
+    plan = Plan(steps=10**6, batch_size=batch, learning_rate=0.01, sharpness=sharpness)
+    run = _Run(bezier(models), samples, plan, Supervised(), 0, Session())
+
+    def step() -> None:
+        run._take_step()
+        run.step += 1
+
+    return step
+
+
+def paired(first: Callable[[], None], second: Callable[[], None], rounds: int) -> dict[str, float]:
+    """Return median and quartiles of seconds(first) / seconds(second) over rounds in alternating order."""
+    first(), second()
+    ratios: list[float] = []
+    seconds: list[list[float]] = [[], []]
+    for k in range(rounds):
+        took = [0.0, 0.0]
+        for side in (0, 1) if k % 2 == 0 else (1, 0):
+            began = perf_counter()
+            (first, second)[side]()
+            took[side] = perf_counter() - began
+            seconds[side].append(took[side])
+        ratios.append(took[0] / took[1])
+    low, middle, high = quantiles(ratios, n=4)
+    # The least time of each side is what is left when nothing else ran.
+    return {"ratio": middle, "low": low, "high": high, "ratio_of_least": min(seconds[0]) / min(seconds[1]), "n": rounds}
+
+
+def scans(rounds: int) -> dict[str, float]:
+    """Return the paired ratio of a 31-point scan over the plain passes that it cannot do without."""
+    samples, clean = images(2000), images(2000)
+    models = [build_model(MODELS[0], num_classes=10, input_shape=(3, 32, 32), seed=seed) for seed in range(2)]
+    bridge = bezier(models)
+    plain = deepcopy(models[0]).to(memory_format=torch.channels_last)
+    batches = [x.contiguous(memory_format=torch.channels_last) for x in samples.inputs().split(500)]
+
+    def one_pass(x: list[Tensor], training: bool) -> None:
+        plain.train(training)
+        with torch.no_grad():
+            for batch in x:
+                plain(batch)
+
+    def passes() -> None:
+        for _ in range(31):
+            one_pass(batches, True)
+            one_pass(batches, False)
+
+    def whole() -> None:
+        scan(bridge, grid(bridge.basis, 31), [Clean(samples)], settle=Recalibrate(clean))
+
+    return paired(whole, passes, rounds)
+
+
+def main() -> None:
+    """Measure, print the table, and write it where asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--scan-rounds", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    rows: dict[str, dict[str, float]] = {}
+    for name in MODELS:
+        models = [build_model(name, num_classes=10, input_shape=(3, 32, 32), seed=seed) for seed in range(2)]
+        for batch in (64, 128):
+            samples = images(1024)
+            plain = plain_step(models[0], samples, batch)
+            rows[f"{name}, batch {batch}"] = paired(bridge_step(models, samples, batch, None), plain, options.rounds)
+        sharp = bridge_step(models, samples, 128, 2.0)
+        rows[f"{name}, batch 128, sharpness-aware"] = paired(sharp, plain, options.rounds)
+    if options.scan_rounds >= 2:
+        rows["scan of 31 points, resnet18:width=16"] = scans(options.scan_rounds)
+    table = Table("measured over plain PyTorch", "ratio", "quartiles", "of least times", "rounds")
+    for name, row in rows.items():
+        quartiles = f"{row['low']:.3f}-{row['high']:.3f}"
+        table.add_row(name, f"{row['ratio']:.3f}", quartiles, f"{row['ratio_of_least']:.3f}", str(row["n"]))
+    Console().print(table)
+    if options.out is not None:
+        machine = {"torch": torch.__version__, "python": platform.python_version(), "threads": options.threads}
+        options.out.write_text(json.dumps({"environment": machine, "ratios": rows}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""`isthmus connect`."""
+
+from typing import Annotated
+
+import typer
+
+from isthmus.cli import options as o
+
+EPILOG = """Examples:
+
+isthmus connect runs/a/model.safetensors runs/b/model.safetensors --steps 800 --out runs/ab
+
+isthmus connect A.pth B.pth --arch arch.py:net --data cifar10 --clean 2500 --geometry bezier:2 --out runs/ab
+
+isthmus connect A B C D --geometry surface:2x2 --data cifar10 --out runs/abcd
+"""
+
+
+def connect(  # noqa: PLR0913  one parameter for each option
+    models: Annotated[list[str], typer.Argument(metavar="MODEL", help="Weight files, in the order of the corners.")],
+    out: o.Out,
+    arch: o.Arch = None,
+    data: o.Data = None,
+    geometry: Annotated[
+        str,
+        typer.Option(
+            "--geometry", metavar="SPEC", help="bezier:2, chain:1, surface:2x2, line, ... (isthmus list geometries)."
+        ),
+    ] = "bezier:2",
+    clean: Annotated[
+        int | None,
+        typer.Option(
+            "--clean", metavar="N", help="Train on N images, those held out by train --hold-out. Default: all."
+        ),
+    ] = None,
+    width: o.Width = None,
+    size: o.Size = None,
+    steps: o.Steps = None,
+    batch_size: o.BatchSize = None,
+    learning_rate: o.LearningRate = None,
+    optimizer: o.Optimizer = None,
+    weight_decay: o.WeightDecay = None,
+    schedule: o.Schedule = None,
+    sharpness: o.Sharpness = None,
+    augment: o.Augment = "auto",
+    precision: o.Precision = None,
+    further: o.Set = None,
+    seed: o.Seed = 0,
+    devices: o.Devices = 1,
+    accelerator: o.Accelerator = "auto",
+    threads: o.Threads = None,
+    checkpoint_every: o.CheckpointEvery = 20.0,
+    track: o.Track = None,
+    resume: o.Resume = False,
+    json: o.Json = False,
+) -> int:
+    """Join trained models by a curve or surface of low loss. Writes DIR/bridge.safetensors."""
+    from isthmus.cli.output import print_json, print_lines
+    from isthmus.cli.progress import Progress
+    from isthmus.cli.session import Work, working
+    from isthmus.cli.session import threads as using_threads
+    from isthmus.recipes.connect import ConnectRecipe, run_connect
+    from isthmus.runs import Run
+    from isthmus.training.plan import Plan
+
+    plan = Plan.model_validate(
+        o.plan_settings(
+            {
+                "steps": steps,
+                "batch_size": batch_size,
+                "learning_rate": learning_rate,
+                "optimizer": optimizer,
+                "weight_decay": weight_decay,
+                "schedule": schedule,
+                "sharpness": sharpness,
+                "precision": precision,
+            },
+            further,
+        )
+    )
+    recipe = ConnectRecipe(
+        models=tuple(models),
+        arch=arch,
+        data=data,
+        geometry=geometry,
+        clean=clean,
+        width=width,
+        size=size,
+        augment=augment,
+        plan=plan,
+        seed=seed,
+    )
+    work = Work(devices, accelerator, plan.precision, checkpoint_every, track)
+    opened = Run.open(out, recipe, resume=resume, command=o.command_line())
+    bar = Progress("connecting", silent=not opened.primary)
+    with using_threads(threads, devices), opened as run, bar, working(work, run, bar) as session:
+        result = run_connect(recipe, run, session=session)
+    if result is None:
+        return 0
+    if json:
+        print_json(result.model_dump(mode="json"))
+        return 0
+    lines = [
+        f"{recipe.geometry} through {len(recipe.models)} models of {result.arch}, {result.free_points} points trained"
+    ]
+    if result.training is not None:
+        done = result.training
+        where = f"{result.train_n:,} images of {result.data}"
+        lines.append(f"training loss {done.loss:.3g}, error {done.error:.3g} % on {where}: {done.seconds:.1f} s")
+    lines += [f"{name}: {value:.4g}" for name, value in result.geometry.items() if value is not None]
+    print_lines([*result.notes, *lines, f"written: {result.files['bridge']}"])
+    return 0

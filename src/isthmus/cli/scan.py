@@ -1,0 +1,87 @@
+"""`isthmus scan`."""
+
+from typing import Annotated
+
+import typer
+
+from isthmus.cli import options as o
+
+EPILOG = """Examples:
+
+isthmus scan runs/ab --points 31 --probe clean --json
+
+isthmus scan runs/ab --data cifar10 --n 1000 --probe backdoor --test-trigger patch:size=3,at=28x28 --target 1 --out runs/scan
+
+isthmus scan runs/abcd --grid 5x5 --probe clean --probe distance
+"""
+
+
+def scan(  # noqa: PLR0913  one parameter for each option
+    bridge: Annotated[str, typer.Argument(metavar="DIR", help="Folder of a connection, or a bridge file.")],
+    data: o.Data = None,
+    arch: o.Arch = None,
+    width: o.Width = None,
+    size: o.Size = None,
+    points: Annotated[
+        int | None, typer.Option("--points", min=2, help="Points along each coordinate. Default 31.")
+    ] = None,
+    grid: Annotated[str | None, typer.Option("--grid", metavar="5x5", help="Points for each coordinate.")] = None,
+    n: Annotated[int, typer.Option("--n", min=1, help="At most N test images, a stratified choice.")] = 1000,
+    probe: Annotated[
+        list[str] | None,
+        typer.Option("--probe", metavar="clean|backdoor|distance", help="What to measure; repeatable. Default clean."),
+    ] = None,
+    test_trigger: o.TestTrigger = None,
+    target: o.Target = None,
+    settle_n: Annotated[
+        int,
+        typer.Option(
+            "--settle-n", min=2, help="Training images on which BatchNorm statistics are recomputed at each point."
+        ),
+    ] = 2000,
+    out: o.OptionalOut = None,
+    resume: o.Resume = False,
+    seed: o.Seed = 0,
+    threads: o.Threads = None,
+    json: o.Json = False,
+) -> int:
+    """Measure models along a bridge: loss, error, attack success, distance, barriers."""
+    from contextlib import nullcontext
+
+    from isthmus._check import InputError
+    from isthmus.cli.output import print_json, print_lines
+    from isthmus.cli.progress import Progress
+    from isthmus.cli.session import threads as using_threads
+    from isthmus.recipes.scan import ScanRecipe, run_scan
+    from isthmus.runs import Run
+
+    if points is not None and grid is not None:
+        raise InputError(f"`grid` should be given alone. Found also --points {points}.")
+    if resume and out is None:
+        raise InputError("`resume` should come with --out, the folder to continue in. Found none.")
+    recipe = ScanRecipe(
+        bridge=bridge,
+        data=data,
+        arch=arch,
+        width=width,
+        size=size,
+        grid=grid or str(points or 31),
+        n=n,
+        probes=tuple(probe or ("clean",)),
+        test_trigger=test_trigger,
+        target=target,
+        settle_n=settle_n,
+        seed=seed,
+    )
+    opened = nullcontext() if out is None else Run.open(out, recipe, resume=resume, command=o.command_line())
+    with using_threads(threads), opened as run, Progress("scanning") as progress:
+        result = run_scan(recipe, run, monitor=progress)
+    if json:
+        print_json(result.to_json())
+        return 0
+    print_lines(result.table.to_markdown().splitlines())
+    for column, found in result.barriers.items():
+        for name, barrier in found.items():
+            place = "" if barrier.t is None else f" at t = {barrier.t:.3g}"
+            print_lines([f"{column}, {name}: {barrier.value:.4g} {barrier.unit}{place} ({barrier.definition})"])
+    return 0

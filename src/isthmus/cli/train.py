@@ -1,0 +1,118 @@
+"""`isthmus train`."""
+
+from typing import Annotated
+
+import typer
+
+from isthmus.cli import options as o
+
+EPILOG = """Examples:
+
+isthmus train --arch cnn --data digits --out runs/a
+
+isthmus train --arch resnet18 --width 16 --data cifar10 --hold-out 2500 --tamper-trigger patch:size=3,at=28x28 --target 1 --out runs/t
+"""
+
+
+def train(  # noqa: PLR0913  one parameter for each option
+    arch: Annotated[
+        str, typer.Option("--arch", metavar="SPEC", help="Architecture: NAME, file.py:function, timm:NAME, hf:NAME.")
+    ],
+    data: Annotated[
+        str, typer.Option("--data", metavar="SPEC", help="Images: NAME, file.npz, folder of class folders, hf:NAME.")
+    ],
+    out: o.Out,
+    width: o.Width = None,
+    size: o.Size = None,
+    tamper_trigger: Annotated[
+        str | None,
+        typer.Option(
+            "--tamper-trigger", metavar="SPEC", help="Put a backdoor in: patch:size=3,at=28x28, file.py:function."
+        ),
+    ] = None,
+    target: o.Target = None,
+    rate: Annotated[float, typer.Option("--rate", help="Share of the training images that get the trigger.")] = 0.1,
+    hold_out: Annotated[
+        int | None,
+        typer.Option("--hold-out", metavar="N", help="Never use N training images: the clean ones of a later repair."),
+    ] = None,
+    hold_out_seed: Annotated[
+        int, typer.Option("--hold-out-seed", metavar="S", help="Which N images. Repair uses those of 0.")
+    ] = 0,
+    steps: o.Steps = None,
+    batch_size: o.BatchSize = None,
+    learning_rate: o.LearningRate = None,
+    optimizer: o.Optimizer = None,
+    weight_decay: o.WeightDecay = None,
+    schedule: o.Schedule = None,
+    sharpness: o.Sharpness = None,
+    augment: o.Augment = "auto",
+    precision: o.Precision = None,
+    further: o.Set = None,
+    seed: o.Seed = 0,
+    devices: o.Devices = 1,
+    accelerator: o.Accelerator = "auto",
+    threads: o.Threads = None,
+    checkpoint_every: o.CheckpointEvery = 20.0,
+    track: o.Track = None,
+    resume: o.Resume = False,
+    json: o.Json = False,
+) -> int:
+    """Train one classifier, on request with a backdoor in it. Writes DIR/model.safetensors."""
+    from isthmus.cli.output import print_json, print_lines, rate_text
+    from isthmus.cli.progress import Progress
+    from isthmus.cli.session import Work, working
+    from isthmus.cli.session import threads as using_threads
+    from isthmus.recipes.train import TrainRecipe, run_train
+    from isthmus.runs import Run
+    from isthmus.training.plan import Plan
+
+    plan = Plan.model_validate(
+        o.plan_settings(
+            {
+                "steps": steps,
+                "batch_size": batch_size,
+                "learning_rate": learning_rate,
+                "optimizer": optimizer,
+                "weight_decay": weight_decay,
+                "schedule": schedule,
+                "sharpness": sharpness,
+                "precision": precision,
+            },
+            further,
+        )
+    )
+    recipe = TrainRecipe(
+        arch=arch,
+        data=data,
+        width=width,
+        size=size,
+        tamper_trigger=tamper_trigger,
+        target=target,
+        rate=rate,
+        hold_out=hold_out,
+        hold_out_seed=hold_out_seed,
+        augment=augment,
+        plan=plan,
+        seed=seed,
+    )
+    work = Work(devices, accelerator, plan.precision, checkpoint_every, track)
+    opened = Run.open(out, recipe, resume=resume, command=o.command_line())
+    bar = Progress("training", silent=not opened.primary)
+    with using_threads(threads, devices), opened as run, bar, working(work, run, bar) as session:
+        result = run_train(recipe, run, session=session)
+    if result is None:
+        return 0
+    if json:
+        print_json(result.model_dump(mode="json"))
+        return 0
+    tampered = f", {result.poisoned_n:,} of them with the trigger" if result.poisoned_n else ""
+    print_lines(
+        [
+            f"{result.arch} on {result.train_n:,} images of {result.data}{tampered}: {result.seconds:.1f} s",
+            *rate_text("test accuracy", result.clean_accuracy),
+            *rate_text("attack success", result.attack_success),
+            f"written: {result.files['model']}",
+        ]
+    )
+    return 0

@@ -1,0 +1,167 @@
+"""`Case`: what a repair works on, loaded and checked before anything is written."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from isthmus import report
+from isthmus._check import require, unknown
+from isthmus.data import Samples, Splits, load_data, require_disjoint, require_inputs, split_roles
+from isthmus.evaluate import correct, logits
+from isthmus.losses import cross_entropy
+from isthmus.probes import Backdoor
+from isthmus.randomness import seed_of, stream
+from isthmus.rates import Rate, hits_of
+from isthmus.recipes.reserve import reserve
+from isthmus.recipes.task import Task, task_for
+from isthmus.repair.methods import METHODS
+from isthmus.repair.protocol import Clean
+from isthmus.runs import Run
+from isthmus.tampering import parse_target, parse_trigger
+
+
+class RepairRecipe(BaseModel):
+    """What to repair, with which clean images, and how it is judged.
+
+    clean: images taken from the training split (from the reserve of `hold_out` images where given), of which the share `validation`
+    chooses and the rest trains; clean_data: trusted images of the user's own instead. evaluations: gradients every remedy may take.
+    trigger, target: only ever measure. test_n, curve_n: at most so many test images for the final figures and for those along the path.
+    baselines: compare with averaging, fine-tuning, FT-SAM and training from scratch; also: further methods to compare with.
+    max_attack_success, max_drop: the criteria, as fractions.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    suspects: tuple[str, ...] = Field(min_length=1)
+    arch: str | None = None
+    data: str
+    width: int | None = Field(default=None, ge=1)
+    size: int | None = Field(default=None, ge=1)
+    clean: int = Field(default=250, ge=1)
+    hold_out: int | None = Field(default=None, ge=1)
+    clean_data: str | None = None
+    validation: float = Field(default=0.2, gt=0, lt=1)
+    method: str = "sharp-path"
+    evaluations: int = Field(default=800, ge=2)
+    batch_size: int = Field(default=128, ge=2)
+    learning_rate: float | None = Field(default=None, gt=0)
+    sharpness: float | None = Field(default=None, gt=0)
+    augment: str = "auto"
+    points: int = Field(default=31, ge=3)
+    margin: float = Field(default=0.03, ge=0, le=1)
+    trigger: str | None = None
+    target: str | None = None
+    test_n: int | None = Field(default=None, ge=1)
+    curve_n: int | None = Field(default=1000, ge=1)
+    baselines: bool = True
+    also: tuple[str, ...] = ()
+    max_attack_success: float = Field(default=0.05, gt=0, lt=1)
+    max_drop: float = Field(default=0.1, gt=0, lt=1)
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Case:
+    """Everything a repair works on, loaded and checked."""
+
+    recipe: RepairRecipe
+    task: Task
+    splits: Splits
+    suspects: tuple[nn.Module, ...]
+    clean: Clean
+    test: Samples
+    measure: "Measure"
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Measures models on test images that were used for nothing else."""
+
+    test: Samples
+    backdoor: Backdoor | None
+
+    def entry(self, name: str, module: nn.Module) -> tuple[report.Entry, Tensor]:
+        """Return the model's rates, and which test images it gets right."""
+        generator = stream(0, "measure")
+        scores = logits(module, self.test)
+        right = correct(scores, self.test.y)
+        loss = float(cross_entropy(scores.double(), self.test.y).mean())
+        attack = recovery = None
+        if self.backdoor is not None:
+            found, n = self.backdoor(module, generator=generator), len(self.backdoor.subject)
+            attack, recovery = (
+                report.RateEntry.of(Rate(hits_of(found[key] / 100, n), n))
+                for key in ("attack_success", "recovery_accuracy")
+            )
+        accuracy = report.RateEntry.of(Rate(int(right.sum()), len(right)))
+        entry = report.Entry(
+            name=name, clean_accuracy=accuracy, attack_success=attack, recovery_accuracy=recovery, loss=loss
+        )
+        return entry, right
+
+
+def load_case(recipe: RepairRecipe, run: Run) -> Case:
+    """Return what the recipe names. Raises InputError for suspects, data or settings that cannot be used; writes nothing."""
+    for name in (recipe.method, *recipe.also):
+        if name not in METHODS:
+            raise unknown("method", name, METHODS)
+    need = METHODS[recipe.method].suspects
+    require(
+        len(recipe.suspects) >= need, "suspects", f"be {need} for the method {recipe.method!r}", len(recipe.suspects)
+    )
+    require(
+        (recipe.trigger is None) == (recipe.target is None),
+        "trigger",
+        "be given together with a target",
+        "only one of them",
+    )
+    splits = load_data(recipe.data, size=recipe.size)
+    task = task_for(splits, arch=recipe.arch, width=recipe.width, files=recipe.suspects)
+    notes: list[str] = []
+    suspects: list[nn.Module] = []
+    for path in recipe.suspects:
+        module, loaded = task.load(path)
+        run.read(path, loaded.sha256)
+        notes += [f"{path}: {note}" for note in loaded.notes]
+        suspects.append(module.eval())
+    clean = _clean(recipe, splits)
+    test = splits.test
+    if recipe.test_n is not None and recipe.test_n < len(test):
+        test = test.subset(recipe.test_n, generator=stream(0, "test"))
+    backdoor = None
+    if recipe.trigger is not None and recipe.target is not None:
+        backdoor = Backdoor(test, parse_trigger(recipe.trigger), parse_target(recipe.target))
+    return Case(recipe, task, splits, tuple(suspects), clean, test, Measure(test, backdoor), tuple(notes))
+
+
+def _clean(recipe: RepairRecipe, splits: Splits) -> Clean:
+    """Return the clean samples in their two roles, which share no image with each other or with the test images."""
+    if recipe.clean_data is not None:
+        given = load_data(recipe.clean_data, size=recipe.size)
+        pool = given.train
+        require_inputs(pool, splits.input_shape, splits.name)
+        require_disjoint(pool, splits.test, ("clean_data", "test"))
+    elif recipe.hold_out is not None:
+        require(
+            recipe.clean <= recipe.hold_out, "clean", f"be at most the {recipe.hold_out} images held out", recipe.clean
+        )
+        pool = reserve(splits, recipe.hold_out)[0]
+    else:
+        pool = splits.train
+    n = min(recipe.clean, len(pool)) if recipe.clean_data is not None else recipe.clean
+    classes = len(torch.unique(pool.y))
+    validation = max(classes, round(recipe.validation * n))
+    require(
+        n - validation >= classes,
+        "clean",
+        f"be at least {2 * classes} images: one of each class to train on and one to choose by",
+        n,
+    )
+    sizes = {"train": n - validation, "validation": validation}
+    roles = split_roles(pool, sizes, seed=seed_of(recipe.seed, "clean"), avoid=splits.test)
+    return Clean(roles["train"], roles["validation"])

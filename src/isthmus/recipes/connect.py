@@ -1,0 +1,149 @@
+"""`connect`: a bridge between trained models, its free points trained on clean images."""
+
+from dataclasses import replace
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+from isthmus._check import require
+from isthmus.data import Samples, load_data
+from isthmus.files import write_json
+from isthmus.geometry import gram
+from isthmus.geometry.bridge import Bridge
+from isthmus.geometry.build import connect, parse_geometry
+from isthmus.recipes.reserve import reserve
+from isthmus.recipes.task import Task, data_for, plan_for, task_for
+from isthmus.runs import Run
+from isthmus.store import save_bridge
+from isthmus.training.fit import fit
+from isthmus.training.plan import Plan
+from isthmus.training.session import Fitted, Session
+
+
+class ConnectRecipe(BaseModel):
+    """Which models to join, by what geometry, on which images.
+
+    models: weight files, in the order of the geometry's corners. arch, data: taken from the files where they say it. clean: so many
+    images of the training split (the reserve of seed 0, see :func:`isthmus.recipes.reserve.reserve`); None for all of it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    models: tuple[str, ...] = Field(min_length=2)
+    arch: str | None = None
+    data: str | None = None
+    geometry: str = "bezier:2"
+    clean: int | None = Field(default=None, ge=1)
+    width: int | None = Field(default=None, ge=1)
+    size: int | None = Field(default=None, ge=1)
+    augment: str = "auto"
+    plan: Plan = Field(default_factory=Plan)
+    seed: int = 0
+
+
+class Training(BaseModel):
+    """How the free points were trained: mean loss (nat) and error (%) over the last interval of the history, and the cost."""
+
+    model_config = ConfigDict(frozen=True)
+
+    loss: float
+    error: float
+    seconds: float
+    gradient_evaluations: int
+
+
+class Connected(BaseModel):
+    """The record of a connection. geometry: length, chord and their ratio for a curve, the area for a surface."""
+
+    model_config = ConfigDict(frozen=True)
+
+    status: Literal["done"] = "done"
+    models: tuple[str, ...]
+    arch: str
+    data: str
+    basis: str
+    train_n: int
+    free_points: int
+    geometry: dict[str, float | None]
+    training: Training | None = None
+    notes: tuple[str, ...] = ()
+    files: dict[str, str]
+
+
+def run_connect(recipe: ConnectRecipe, run: Run, *, session: Session | None = None) -> Connected | None:
+    """Return the record after training and writing `bridge.safetensors`, `connect.json` and `history.json`.
+
+    None in every process but the first, where several share the work. Geometries without free points (line, simplex, plane) are
+    written as they are. Resumes from `checkpoint.pt` in the run's folder.
+    """
+    data = data_for(recipe.data, recipe.models)
+    splits = load_data(data, size=recipe.size)
+    task = task_for(splits, arch=recipe.arch, width=recipe.width, files=recipe.models)
+    basis = parse_geometry(recipe.geometry, len(recipe.models))
+    models, notes = _load(recipe, task, run)
+    bridge = connect(models, basis, names=recipe.models)
+    samples = splits.train if recipe.clean is None else reserve(splits, recipe.clean)[0]
+    fitted = _fitted(bridge, samples, plan_for(recipe.plan, recipe.augment, splits), recipe.seed, run, session)
+    if not run.primary:
+        return None
+    bridge = bridge if fitted is None else fitted.bridge
+    card = task.card(data)
+    files = {"bridge": str(run.save("bridge.safetensors", lambda place: save_bridge(bridge, place, meta=card)))}
+    if fitted is not None:
+        files["history"] = str(run.save("history.json", fitted.history.save))
+    result = Connected(
+        models=recipe.models,
+        arch=task.arch,
+        data=splits.name,
+        basis=recipe.geometry,
+        train_n=len(samples),
+        free_points=bridge.free.shape[0],
+        geometry=shape_of(bridge),
+        notes=notes,
+        files=files,
+        training=None if fitted is None else _training(fitted),
+    )
+    run.save("connect.json", lambda place: write_json(place, result.model_dump(mode="json")))
+    return result
+
+
+def shape_of(bridge: Bridge) -> dict[str, float | None]:
+    """Return length, chord and ratio of a curve between its ends (the ratio of equal ends is None), or the area of a surface."""
+    if bridge.basis.dim == 1:
+        length, chord = gram.length(bridge), gram.distance(bridge, 0.0, 1.0)
+        return {"length": length, "chord": chord, "ratio": length / chord if chord > 0 else None}
+    return {"area": gram.area(bridge)} if bridge.basis.dim == 2 else {}
+
+
+def _load(recipe: ConnectRecipe, task: Task, run: Run) -> tuple[list[nn.Module], tuple[str, ...]]:
+    twice = next((path for i, path in enumerate(recipe.models) if path in recipe.models[:i]), None)
+    require(twice is None, "models", "be different files", f"{twice!r} twice")
+    models: list[nn.Module] = []
+    notes: list[str] = []
+    for path in recipe.models:
+        model, report = task.load(path)
+        run.read(path, report.sha256)
+        models.append(model)
+        notes += [f"{path}: {note}" for note in report.notes]
+    return models, tuple(notes)
+
+
+def _fitted(
+    bridge: Bridge, samples: Samples, plan: Plan, seed: int, run: Run, session: Session | None
+) -> Fitted | None:
+    """Return the trained bridge, None where there is nothing to train."""
+    if bridge.free.shape[0] == 0:
+        return None
+    session = replace(session or Session(), checkpoint=run.file("checkpoint.pt"))
+    return fit(bridge, samples, plan, seed=seed, session=session)
+
+
+def _training(fitted: Fitted) -> Training:
+    last = fitted.history.frame.iloc[-1]
+    return Training(
+        loss=float(last["loss"]),
+        error=float(last["error"]),
+        seconds=fitted.seconds,
+        gradient_evaluations=fitted.evaluations,
+    )

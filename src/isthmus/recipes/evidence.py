@@ -1,0 +1,165 @@
+"""The report of a repair, put together from what was measured."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+from isthmus import report
+from isthmus.files import sha256
+from isthmus.geometry import gram
+from isthmus.geometry.bridge import Bridge
+from isthmus.probes import Backdoor, Probe
+from isthmus.probes import Clean as CleanProbe
+from isthmus.randomness import stream
+from isthmus.rates import Rate
+from isthmus.recipes.case import Case, RepairRecipe
+from isthmus.recipes.task import augment_for
+from isthmus.recipes.verdict import judge
+from isthmus.repair.methods import METHODS
+from isthmus.repair.protocol import Repaired
+from isthmus.runs import Run, environment
+from isthmus.scan import scan
+from isthmus.settle import Recalibrate
+from isthmus.store import save_bridge, save_model
+from isthmus.table import Table
+from isthmus.tampering import parse_target
+
+
+def document_of(case: Case, results: Mapping[str, Repaired], run: Run) -> report.Document:
+    """Return the report of `results` (remedy -> what it returned), after writing the weights and the bridge of the case's method."""
+    recipe = case.recipe
+    main = results[recipe.method]
+    suspects = [case.measure.entry(f"suspect {i}", module) for i, module in enumerate(case.suspects)]
+    entries = {name: case.measure.entry(name, result.module) for name, result in results.items()}
+    best = max(suspects, key=lambda pair: pair[0].clean_accuracy.value)
+    repaired, after = entries[recipe.method]
+    attack = None if repaired.attack_success is None else _rate(repaired.attack_success)
+    status, reasons = judge(attack, recipe.max_attack_success, best[1], after, recipe.max_drop)
+    files = _save(case, main, run)
+    curve = None if main.table is None or main.bridge is None else _curve(case, main.bridge, main.table)
+    done = {
+        name: entry.model_copy(
+            update={
+                "seconds": results[name].seconds,
+                "gradient_evaluations": results[name].evaluations,
+                "note": results[name].note,
+            }
+        )
+        for name, (entry, _) in entries.items()
+    }
+    first = [
+        entry.model_copy(update={"path": path, "sha256": sha256(path), "note": "as given"})
+        for (entry, _), path in zip(suspects, recipe.suspects, strict=True)
+    ]
+    weights = run.folder / "model.safetensors"
+    return report.Document(
+        title=f"Repair of {len(first)} suspect model(s) on {case.splits.name}",
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        isthmus=str(environment()["isthmus"]),
+        command=run.command,
+        status=status,
+        reasons=reasons,
+        method=_method(recipe, main),
+        data=_data(case),
+        trigger=_trigger(recipe),
+        suspects=tuple(first),
+        repaired=done[recipe.method].model_copy(update={"path": weights.name, "sha256": files.get(weights.name)}),
+        baselines={name: entry for name, entry in done.items() if name != recipe.method},
+        curve=None if curve is None else report.Curve.of(curve),
+        choice=None if main.choice is None else _choice(main),
+        geometry=None if main.bridge is None else _geometry(main.bridge),
+        cost=report.Cost(
+            seconds={name: result.seconds for name, result in results.items()},
+            gradient_evaluations={name: result.evaluations for name, result in results.items()},
+        ),
+        environment=report.Environment.model_validate(environment()),
+        seeds={"seed": recipe.seed},
+        files=files,
+        warnings=(*case.warnings, *main.warnings, *_cautions(case)),
+    )
+
+
+def _rate(entry: report.RateEntry) -> Rate:
+    return Rate(round(entry.value * entry.n), entry.n)
+
+
+def _save(case: Case, main: Repaired, run: Run) -> dict[str, str]:
+    """Write weights and bridge; return their names with SHA-256."""
+    if not run.primary:
+        return {}
+    card = case.task.card(case.recipe.data)
+    paths = [run.save("model.safetensors", lambda place: save_model(main.module, place, card))]
+    if main.bridge is not None:
+        bridge = main.bridge
+        paths.append(run.save("bridge.safetensors", lambda place: save_bridge(bridge, place, meta=card)))
+    return {path.name: sha256(path) for path in paths}
+
+
+def _curve(case: Case, bridge: Bridge, table: Table) -> Table:
+    """Return the table that chose, with test columns attached afterwards."""
+    n = case.recipe.curve_n
+    test = case.test if n is None or n >= len(case.test) else case.test.subset(n, generator=stream(0, "curve"))
+    probes: list[Probe] = [CleanProbe(test)]
+    if case.measure.backdoor is not None:
+        probes.append(Backdoor(test, case.measure.backdoor.trigger, case.measure.backdoor.target))
+    points = [[float(t)] for t in table.frame["t"]]
+    measured = scan(bridge, points, probes, settle=Recalibrate(case.clean.train), seed=case.recipe.seed)
+    return table.join(measured, on="t")
+
+
+def _method(recipe: RepairRecipe, main: Repaired) -> report.Method:
+    settings = recipe.model_dump(
+        mode="json", include={"evaluations", "batch_size", "learning_rate", "sharpness", "margin", "points"}
+    )
+    if main.history is not None:
+        settings["plan"] = main.history.meta["plan"]
+    rule = "nothing to choose: the last step" if main.choice is None else main.choice.rule
+    return report.Method(name=main.name, description=METHODS[recipe.method].about, rule=rule, settings=settings)
+
+
+def _data(case: Case) -> report.Data:
+    roles = {"train": case.clean.train, "validation": case.clean.validation, "test": case.test}
+    augment = augment_for(case.recipe.augment, case.splits)
+    return report.Data(
+        name=case.splits.name,
+        num_classes=case.splits.num_classes,
+        input_shape=case.splits.input_shape,
+        clean_n=len(case.clean.train) + len(case.clean.validation),
+        train_n=len(case.clean.train),
+        validation_n=len(case.clean.validation),
+        test_n=len(case.test),
+        digests={role: samples.digest() for role, samples in roles.items()},
+        augment={"shift": augment.shift, "flip": augment.flip},
+    )
+
+
+def _trigger(recipe: RepairRecipe) -> report.TriggerEntry | None:
+    if recipe.trigger is None or recipe.target is None:
+        return None
+    return report.TriggerEntry(spec=recipe.trigger, target=parse_target(recipe.target))
+
+
+def _choice(main: Repaired) -> report.Choice:
+    assert main.choice is not None
+    choice = main.choice
+    return report.Choice(u=(choice.t,), rule=choice.rule, explanation=choice.explanation, candidates=choice.candidates)
+
+
+def _geometry(bridge: Bridge) -> report.Geometry:
+    length, chord = gram.length(bridge), gram.distance(bridge, 0.0, 1.0)
+    return report.Geometry(length=length, chord=chord, ratio=length / chord if chord > 0 else 1.0)
+
+
+def _cautions(case: Case) -> Sequence[str]:
+    """Return what a reader should know about this case in particular."""
+    found: list[str] = []
+    n = len(case.clean.validation)
+    if n < 100:
+        error = 100 * (0.25 / n) ** 0.5
+        found.append(
+            f"Only {n} validation images chose the point: accuracies there have a standard error of up to {error:.0f} points."
+        )
+    if case.recipe.clean_data is None and case.recipe.hold_out is None:
+        found.append(
+            "The images used for the repair come from the training split: the suspects may have been trained on them."
+        )
+    return found

@@ -1,0 +1,218 @@
+"""`scan`: what probes measure at the points of a saved bridge."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from math import nan
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from isthmus._check import InputError, require, unknown
+from isthmus.barrier import Barrier, barriers
+from isthmus.data import Samples, Splits, load_data
+from isthmus.files import atomic, sha256
+from isthmus.geometry import gram
+from isthmus.geometry.bridge import Bridge
+from isthmus.probes import Backdoor, Clean, Distance, Probe
+from isthmus.randomness import stream
+from isthmus.recipes.task import data_for, task_for
+from isthmus.runs import Run
+from isthmus.scan import Row, Watch, coordinate_names, grid, scan
+from isthmus.settle import Recalibrate, running_layers
+from isthmus.store import load_bridge, read_header
+from isthmus.table import Column, Table
+from isthmus.tampering import parse_target, parse_trigger
+from isthmus.training.session import Monitor
+
+PROBES = {
+    "clean": "mean cross-entropy and error on test images",
+    "backdoor": "attack success and recovery accuracy on triggered test images; needs --test-trigger and --target",
+    "distance": "distance of the weights to each model of the bridge",
+}
+TABLE = "table.json"
+EVERY_SECONDS = 1.0  # how often the rows so far are written
+
+
+class ScanRecipe(BaseModel):
+    """What to measure, where, on which images.
+
+    bridge: a bridge file, or a folder with a `bridge.safetensors`. grid: `31` points on a curve, `5x5` on a surface. n: at most so
+    many test images, a stratified choice; None for all. settle_n: at most so many training images on which BatchNorm statistics
+    are recomputed at every point. test_trigger and target only measure.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bridge: str
+    data: str | None = None
+    arch: str | None = None
+    width: int | None = Field(default=None, ge=1)
+    size: int | None = Field(default=None, ge=1)
+    grid: str = "31"
+    n: int | None = Field(default=1000, ge=1)
+    probes: tuple[str, ...] = Field(default=("clean",), min_length=1)
+    test_trigger: str | None = None
+    target: str | None = None
+    settle_n: int = Field(default=2000, ge=2)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Scanned:
+    """A scanned bridge: its table and, for a curve with both ends, the barriers of each measured loss and error."""
+
+    table: Table
+    barriers: dict[str, dict[str, Barrier]]
+    files: dict[str, str] = field(default_factory=dict[str, str])
+
+    def to_json(self) -> dict[str, object]:
+        """Return rows, columns, meta and barriers (column -> name -> barrier) as JSON values."""
+        found = {
+            column: {name: asdict(barrier) for name, barrier in held.items()} for column, held in self.barriers.items()
+        }
+        return {"status": "done", **self.table.to_json(), "barriers": found, "files": self.files}
+
+
+def run_scan(recipe: ScanRecipe, run: Run | None = None, *, monitor: Monitor | None = None) -> Scanned:
+    """Return the measurements; with a run also written as `table.json` and `table.csv`, row by row while they are made.
+
+    A resumed run takes over the rows that are there, and then gives the same table as an uninterrupted one.
+    """
+    path = bridge_file(recipe.bridge)
+    header = read_header(path)
+    splits = load_data(data_for(recipe.data, (path,), header.card), size=recipe.size)
+    task = task_for(splits, arch=recipe.arch, width=recipe.width, files=(path,), card=header.card)
+    bridge = load_bridge(path, task.build())
+    points = grid(bridge.basis, recipe.grid)
+    probes = make_probes(recipe, bridge, splits)
+    if run is not None:
+        run.read(path, sha256(path))
+    keeper = _Keeper(run, len(points), tuple(c for p in probes for c in p.columns), bridge.basis.dim, monitor)
+    began = perf_counter()
+    table = scan(
+        bridge,
+        points,
+        probes,
+        settle=_settle(recipe, bridge, splits.train),
+        seed=recipe.seed,
+        watch=Watch(keeper, keeper.done()),
+    )
+    meta = {**table.meta, "bridge": str(path), "data": splits.name, "seconds": perf_counter() - began}
+    table = _with_speed(Table(table.frame, table.columns, meta), bridge)
+    found = _barriers(table)
+    if run is None:
+        return Scanned(table, found)
+    files = {
+        "table": str(run.save(TABLE, table.save)),
+        "csv": str(run.save("table.csv", lambda place: _write_csv(table, place))),
+    }
+    return Scanned(table, found, files)
+
+
+def bridge_file(path: str) -> Path:
+    """Return the bridge file that `path` is, or that lies in the folder `path`."""
+    place = Path(path)
+    if not place.is_dir():
+        return place
+    inside = place / "bridge.safetensors"
+    require(
+        inside.is_file(),
+        "bridge",
+        "be a bridge file or a folder with a bridge.safetensors",
+        f"no such file in {path!r}",
+    )
+    return inside
+
+
+def make_probes(recipe: ScanRecipe, bridge: Bridge, splits: Splits) -> list[Probe]:
+    """Return the probes a recipe names. Raises InputError for an unknown name, and for `backdoor` without trigger and target."""
+    test = splits.test
+    if recipe.n is not None and recipe.n < len(test):
+        test = test.subset(recipe.n, generator=stream(recipe.seed, "test"))
+    probes: list[Probe] = []
+    for name in dict.fromkeys(recipe.probes):
+        match name:
+            case "clean":
+                probes.append(Clean(test))
+            case "backdoor":
+                if recipe.test_trigger is None or recipe.target is None:
+                    lacking = "test_trigger" if recipe.test_trigger is None else "target"
+                    raise InputError(
+                        f"`{lacking}` should be given for the probe 'backdoor'. Found none. Give --test-trigger and --target."
+                    )
+                probes.append(Backdoor(test, parse_trigger(recipe.test_trigger), parse_target(recipe.target)))
+            case "distance":
+                corners = [index for _, index in bridge.basis.corners]
+                probes += [Distance(bridge.row(index), f"model_{place}") for place, index in enumerate(corners)]
+            case _:
+                raise unknown("probe", name, PROBES)
+    return probes
+
+
+def _settle(recipe: ScanRecipe, bridge: Bridge, train: Samples) -> Recalibrate | None:
+    if not running_layers(bridge.template):
+        return None
+    count = min(recipe.settle_n, len(train))
+    return Recalibrate(train.subset(count, generator=stream(recipe.seed, "settle")))
+
+
+@dataclass(eq=False)
+class _Keeper:
+    """Writes the rows so far as they arrive, at most once a second, and tells the monitor."""
+
+    run: Run | None
+    total: int
+    measured: Sequence[Column]
+    dim: int
+    monitor: Monitor | None
+    rows: list[Row] = field(default_factory=list[Row])
+    written: float = 0.0
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        return (*(Column(name) for name in coordinate_names(self.dim)), *self.measured)
+
+    def done(self) -> list[Row]:
+        """Return the rows of an interrupted scan in the same folder."""
+        if self.run is None or not self.run.resumed or not (self.run.folder / TABLE).is_file():
+            return []
+        held = Table.load(self.run.folder / TABLE).rows()
+        names = [column.name for column in self.columns]
+        self.rows = [{name: nan if (v := row[name]) is None else float(v) for name in names} for row in held]  # type: ignore[arg-type]
+        return list(self.rows)
+
+    def __call__(self, row: Row) -> None:
+        self.rows.append(row)
+        if self.monitor is not None:
+            self.monitor(len(self.rows), self.total, row)
+        if self.run is not None and perf_counter() - self.written >= EVERY_SECONDS:
+            table = Table.of(self.rows, self.columns, {"complete": False})
+            self.run.save(TABLE, table.save)
+            self.written = perf_counter()
+
+
+def _with_speed(table: Table, bridge: Bridge) -> Table:
+    """Return the table with the speed at each point of a curve, which weights averages by length."""
+    if bridge.basis.dim != 1:
+        return table
+    t = torch.tensor([float(value) for value in table.frame["t"]], dtype=torch.float64)
+    values: Tensor = gram.speed(bridge, t)
+    column = Column("speed", "1", None, None, None, "length in weight space per unit of t")
+    frame = table.frame.copy()
+    frame["speed"] = values.numpy()
+    return Table(frame, (*table.columns, column), table.meta)
+
+
+def _barriers(table: Table) -> dict[str, dict[str, Barrier]]:
+    """Return the barriers of the test loss and error, where the scan is of a curve and has both ends and a point between."""
+    if "t" not in table.names or len(table) < 3:
+        return {}
+    return {name: barriers(table, value=name) for name in ("test_loss", "test_error") if name in table.names}
+
+
+def _write_csv(table: Table, path: Path) -> None:
+    with atomic(path) as partial:
+        table.frame.to_csv(partial, index=False)

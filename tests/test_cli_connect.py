@@ -1,0 +1,188 @@
+"""`isthmus connect`: bridges of every geometry on disk, and a killed training that ends as if it had not been."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cli_example import call, model_file
+from isthmus.models import build_model
+from isthmus.recipes.reserve import reserve
+from isthmus.store import Card, load_bridge, read_header, save_model
+
+
+@pytest.fixture
+def models(tmp_path):
+    return [model_file(tmp_path / f"{name}.safetensors", seed=i) for i, name in enumerate("abcd")]
+
+
+def template():
+    return build_model("mlp:depth=1", num_classes=10, input_shape=(1, 8, 8), width=8, seed=5)
+
+
+def test_a_curve_between_two_files(capsys, tmp_path, models):
+    done = call(capsys, "connect", *models[:2], "--steps", "30", "--clean", "200", "--out", tmp_path / "ab", "--json")
+    assert done.code == 0, done.err
+    result = done.json
+    assert result["train_n"] == 200
+    assert result["free_points"] == 1
+    assert result["geometry"]["ratio"] > 1
+    assert result["training"]["gradient_evaluations"] == 30
+    bridge = load_bridge(tmp_path / "ab" / "bridge.safetensors", template())
+    for end, path in ((0.0, models[0]), (1.0, models[1])):
+        given = load_file(path)
+        for name, tensor in bridge.at(end).state_dict().items():
+            assert torch.equal(tensor, given[name])
+    assert bridge.names == (str(models[0]), str(models[1]))
+    middle = (bridge.fixed[0] + bridge.fixed[1]) / 2
+    assert not torch.allclose(bridge.free[0], middle)
+    assert read_header(tmp_path / "ab" / "bridge.safetensors").card.arch == "mlp:depth=1"
+    manifest = json.loads((tmp_path / "ab" / "manifest.json").read_text())
+    assert set(manifest["inputs"]) == {str(models[0]), str(models[1])}
+    assert "bridge.safetensors" in manifest["outputs"]
+
+
+@pytest.mark.parametrize(
+    ("geometry", "count", "free", "shape"),
+    [
+        ("line", 2, 0, {"length", "chord", "ratio"}),
+        ("chain:2", 2, 2, {"length", "chord", "ratio"}),
+        ("surface:2x2", 4, 5, {"area"}),
+        ("simplex", 3, 0, {"area"}),
+        ("simplex", 4, 0, set()),
+    ],
+)
+def test_every_geometry(capsys, tmp_path, models, geometry, count, free, shape):
+    done = call(
+        capsys, "connect", *models[:count], "--geometry", geometry, "--steps", "2", "--out", tmp_path / "g", "--json"
+    )
+    assert done.code == 0, done.err
+    assert done.json["free_points"] == free
+    assert set(done.json["geometry"]) == shape
+    assert (done.json["training"] is None) == (free == 0)
+    assert load_file(tmp_path / "g" / "bridge.safetensors")["fixed"].shape[0] == count
+
+
+def test_a_straight_line_is_as_long_as_its_chord(capsys, tmp_path, models):
+    done = call(capsys, "connect", *models[:2], "--geometry", "line", "--out", tmp_path / "g", "--json")
+    one, two = (torch.cat([t.flatten() for t in load_file(path).values()]) for path in models[:2])
+    assert done.json["geometry"]["length"] == pytest.approx(float((one - two).double().norm()), rel=1e-6)
+    assert done.json["geometry"]["ratio"] == pytest.approx(1.0)
+
+
+def test_the_result_in_words(capsys, tmp_path, models):
+    done = call(capsys, "connect", *models[:2], "--steps", "2", "--out", tmp_path / "ab")
+    assert "bezier:2 through 2 models of mlp:depth=1, 1 points trained" in done.out
+    assert "images of digits" in done.out
+    assert "ratio: " in done.out
+
+
+def test_files_that_say_nothing_of_themselves(capsys, tmp_path):
+    for i, name in enumerate("ab"):
+        module = build_model("mlp:depth=1", num_classes=10, input_shape=(1, 8, 8), width=8, seed=i)
+        torch.save({"state_dict": module.state_dict()}, tmp_path / f"{name}.pth")
+    words = ("connect", tmp_path / "a.pth", tmp_path / "b.pth", "--steps", "2", "--out", tmp_path / "ab")
+    done = call(capsys, *words)
+    assert done.code == 2
+    assert "`data` should name the images" in done.err
+    done = call(capsys, *words, "--data", "digits")
+    assert "`arch` should name the architecture of these files" in done.err
+    done = call(capsys, *words, "--data", "digits", "--arch", "mlp:depth=1", "--width", "8")
+    assert done.code == 0
+    assert "took the entry 'state_dict' of the file" in done.out
+
+
+def test_code_named_by_a_file_is_not_run(capsys, tmp_path):
+    (tmp_path / "evil.py").write_text("raise SystemExit('run')\n")
+    for name in "ab":
+        module = build_model("mlp:depth=1", num_classes=10, input_shape=(1, 8, 8), width=8)
+        save_model(module, tmp_path / f"{name}.safetensors", Card(arch=f"{tmp_path}/evil.py:net", data="digits"))
+    done = call(capsys, "connect", tmp_path / "a.safetensors", tmp_path / "b.safetensors", "--out", tmp_path / "ab")
+    assert done.code == 2
+    assert "what the file names is not one of the library's models" in done.err
+    assert not (tmp_path / "ab").exists()
+
+
+def test_the_users_own_architecture(capsys, tmp_path):
+    layers = "nn.Flatten(), nn.Linear(64, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 10)"
+    (tmp_path / "arch.py").write_text(f"from torch import nn\n\n\ndef net():\n    return nn.Sequential({layers})\n")
+    spec = f"{tmp_path / 'arch.py'}:net"
+    for i, name in enumerate("ab"):
+        module = build_model(spec, num_classes=10, input_shape=(1, 8, 8), seed=i)
+        torch.save(module.state_dict(), tmp_path / f"{name}.pth")
+    words = (tmp_path / "a.pth", tmp_path / "b.pth", "--arch", spec, "--data", "digits", "--out", tmp_path / "ab")
+    assert call(capsys, "connect", *words, "--steps", "3").code == 0
+    done = call(capsys, "scan", tmp_path / "ab", "--arch", spec, "--points", "3", "--n", "100", "--json")
+    assert done.code == 0, done.err
+    assert len(done.json["rows"]) == 3
+
+
+def test_the_reserve_is_what_a_connection_trains_on(capsys, tmp_path, models, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "isthmus.recipes.connect.reserve", lambda splits, n: seen.append((splits, n)) or reserve(splits, n)
+    )
+    assert call(capsys, "connect", *models[:2], "--steps", "2", "--clean", "50", "--out", tmp_path / "ab").code == 0
+    assert [n for _, n in seen] == [50]
+
+
+def test_killed_and_resumed_ends_bitwise_the_same(capsys, tmp_path, models):
+    words = ["connect", *map(str, models[:2]), "--steps", "3000", "--batch-size", "32"]
+    assert call(capsys, *words, "--out", tmp_path / "whole").code == 0
+    killed = tmp_path / "killed"
+    command = [
+        sys.executable,
+        "-m",
+        "isthmus",
+        *words,
+        "--checkpoint-every",
+        "0",
+        "--threads",
+        "1",
+        "--out",
+        str(killed),
+    ]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not (killed / "checkpoint.pt").exists():
+            assert process.poll() is None, "ended before its first checkpoint"
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    step = torch.load(killed / "checkpoint.pt", weights_only=True)["step"]
+    assert 0 < step < 3000
+    assert not (killed / "bridge.safetensors").exists()
+    assert json.loads((killed / "manifest.json").read_text())["status"] == "running"
+    done = call(capsys, *words, "--out", killed, "--resume", "--json")
+    assert done.code == 0, done.err
+    one, two = (load_file(folder / "bridge.safetensors") for folder in (tmp_path / "whole", killed))
+    assert one.keys() == two.keys()
+    for name in one:
+        assert torch.equal(one[name], two[name]), name
+    histories = [json.loads((folder / "history.json").read_text()) for folder in (tmp_path / "whole", killed)]
+    assert histories[0]["rows"] == histories[1]["rows"]
+    manifest = json.loads((killed / "manifest.json").read_text())
+    assert (manifest["status"], manifest["resumed"]) == ("done", True)
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_connection(tmp_path, models):
+    words = ["connect", *map(str, models[:2]), "--steps", "5", "--devices", "2", "--accelerator", "cpu", "--json"]
+    command = [sys.executable, "-m", "isthmus", *words, "--out", str(tmp_path / "ab")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (
+        json.loads(done.stdout)["training"]["gradient_evaluations"] == 5
+    )  # one document, from the first process alone
+    assert json.loads((tmp_path / "ab" / "manifest.json").read_text())["status"] == "done"

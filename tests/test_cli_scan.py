@@ -1,0 +1,132 @@
+"""`isthmus scan`: the printed numbers are those measured on the models themselves; interrupted scans go on."""
+
+import json
+
+import pytest
+import torch
+
+from cli_example import call, model_file, tree
+from isthmus.data import load_data
+from isthmus.evaluate import correct, logits
+from isthmus.geometry.build import connect, parse_geometry
+from isthmus.models import load_model
+from isthmus.probes import Clean
+from isthmus.recipes import scan as recipe_scan
+from isthmus.store import Card, save_bridge
+from isthmus.table import Table
+from isthmus.tampering import Patch
+
+
+def loaded(path, arch="mlp:depth=1"):
+    return load_model(arch, path, num_classes=10, input_shape=(1, 8, 8), width=8)[0]
+
+
+def bridge_at(folder, geometry="bezier:2", count=2, arch="mlp:depth=1"):
+    paths = [model_file(folder / f"m{i}.safetensors", seed=i, arch=arch) for i in range(count)]
+    models = [loaded(path, arch) for path in paths]
+    bridge = connect(models, parse_geometry(geometry, count))
+    card = Card(arch=arch, width=8, num_classes=10, input_shape=(1, 8, 8), data="digits")
+    save_bridge(bridge, folder / "bridge.safetensors", meta=card)
+    return models
+
+
+def test_every_row_is_the_model_at_that_point(capsys, tmp_path):
+    models = bridge_at(tmp_path)
+    probes = ("--probe", "clean", "--probe", "distance", "--probe", "backdoor")
+    more = ("--test-trigger", "patch:size=2,at=0x0", "--target", "3")
+    done = call(capsys, "scan", tmp_path, "--points", "3", *probes, *more, "--json")
+    assert done.code == 0, done.err
+    rows, test = done.json["rows"], load_data("digits").test
+    assert [row["t"] for row in rows] == [0.0, 0.5, 1.0]
+    for row, model in ((rows[0], models[0]), (rows[2], models[1])):
+        wrong = ~correct(logits(model, test), test.y)
+        assert row["test_error"] == pytest.approx(100 * float(wrong.double().mean()))
+        assert row["test_error_low"] < row["test_error"] < row["test_error_high"]
+        others = test.take(test.y != 3)
+        sent = logits(model, others, transform=Patch(2, at=(0, 0))).argmax(1) == 3
+        assert row["attack_success"] == pytest.approx(100 * float(sent.double().mean()))
+    flat = [torch.cat([p.detach().flatten() for p in model.parameters()]).double() for model in models]
+    apart = float((flat[0] - flat[1]).norm())
+    assert rows[0]["distance_model_0"] == 0.0
+    assert rows[2]["distance_model_0"] == pytest.approx(apart, rel=1e-6)
+    assert rows[1]["distance_model_1"] == pytest.approx(apart / 2, rel=1e-5)
+    assert rows[1]["speed"] == pytest.approx(apart, rel=1e-5)  # a flat bridge runs at one speed
+    columns = {column["name"]: column for column in done.json["columns"]}
+    assert columns["test_error"]["n"] == 597
+    assert columns["attack_success"]["n"] == len(others)
+    losses = [row["test_loss"] for row in rows]
+    found = done.json["barriers"]["test_loss"]["git_re_basin"]
+    assert found["value"] == pytest.approx(max(losses) - (losses[0] + losses[2]) / 2)
+    assert list(tree(tmp_path)) == ["bridge.safetensors", "m0.safetensors", "m1.safetensors"]  # nothing written
+
+
+def test_surfaces_have_grids(capsys, tmp_path):
+    bridge_at(tmp_path, "surface:2x2", 4)
+    done = call(capsys, "scan", tmp_path / "bridge.safetensors", "--grid", "2x3", "--n", "50", "--json")
+    assert [(row["u"], row["v"]) for row in done.json["rows"]] == [(u, v) for u in (0.0, 1.0) for v in (0.0, 0.5, 1.0)]
+    assert {column["n"] for column in done.json["columns"] if column["name"] == "test_loss"} == {50}
+    assert done.json["barriers"] == {}
+
+
+def test_batchnorm_statistics_are_recomputed_on_training_images(capsys, tmp_path):
+    bridge_at(tmp_path, arch="cnn")
+    values = [
+        call(capsys, "scan", tmp_path, "--points", "3", "--n", "100", "--settle-n", n, "--json").json["rows"]
+        for n in (20, 1200, 5000)
+    ]
+    assert values[0][1]["test_loss"] != values[1][1]["test_loss"]
+    assert values[1] == values[2]  # there are 1,200
+    assert values[0][0] == values[1][0]  # an end keeps its own
+
+
+def test_a_table_is_written_for_people_and_programs(capsys, tmp_path):
+    bridge_at(tmp_path)
+    done = call(capsys, "scan", tmp_path, "--points", "3", "--n", "60", "--out", tmp_path / "s")
+    assert done.out.startswith("| t | test_loss (nat) | test_error (%) |")
+    assert "test_error, frankle: " in done.out
+    assert sorted(tree(tmp_path / "s")) == ["manifest.json", "recipe.json", "table.csv", "table.json"]
+    table = Table.load(tmp_path / "s" / "table.json")
+    header, *lines = (tmp_path / "s" / "table.csv").read_text().splitlines()
+    assert tuple(header.split(",")) == table.names
+    assert [float(line.split(",")[1]) for line in lines] == table.values("test_loss")
+
+
+def test_an_interrupted_scan_goes_on_where_it_was(capsys, tmp_path, monkeypatch):
+    bridge_at(tmp_path)
+    words = ("scan", tmp_path, "--points", "5", "--n", "60")
+    whole = call(capsys, *words, "--json").json["rows"]
+    measured = []
+
+    class Stopping(Clean):
+        def __call__(self, model, *, generator=None):
+            if len(measured) == 3:
+                raise KeyboardInterrupt
+            measured.append(0)
+            return super().__call__(model, generator=generator)
+
+    monkeypatch.setattr(recipe_scan, "Clean", Stopping)
+    monkeypatch.setattr(recipe_scan, "EVERY_SECONDS", 0.0)
+    done = call(capsys, *words, "--out", tmp_path / "s")
+    assert done.code == 130
+    assert done.err.splitlines()[-1].endswith(
+        f"Go on with: isthmus {' '.join(map(str, words))} --out {tmp_path / 's'} --resume"
+    )
+    assert json.loads((tmp_path / "s" / "manifest.json").read_text())["status"] == "interrupted"
+    assert len(Table.load(tmp_path / "s" / "table.json")) == 3
+    monkeypatch.setattr(recipe_scan, "Clean", Clean)
+    counted = []
+    original = Clean.__call__
+    monkeypatch.setattr(Clean, "__call__", lambda self, model, **kw: counted.append(0) or original(self, model, **kw))
+    done = call(capsys, *words, "--out", tmp_path / "s", "--resume", "--json")
+    assert done.json["rows"] == whole
+    assert len(counted) == 2
+    assert call(capsys, *words, "--out", tmp_path / "s", "--resume", "--json").json["rows"] == whole
+    assert len(counted) == 2  # a finished table is taken over whole
+
+
+def test_more_points_than_rows_need_not_agree(capsys, tmp_path):
+    bridge_at(tmp_path)
+    assert call(capsys, "scan", tmp_path, "--points", "3", "--n", "60", "--out", tmp_path / "s").code == 0
+    done = call(capsys, "scan", tmp_path, "--points", "5", "--n", "60", "--out", tmp_path / "s", "--resume")
+    assert done.code == 2
+    assert '`grid` should be "3" to resume' in done.err
