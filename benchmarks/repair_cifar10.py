@@ -22,7 +22,7 @@ from isthmus.report import Document, Entry, read_report
 IMAGES, SEEDS = (2500, 500, 250, 50), (0, 1, 2)
 TRIGGER, TARGET, STEPS = "patch:size=3,at=28x28", "1", 1850
 EVALUATIONS, BATCH = 400, 64
-METHODS = ("polished-path", "path", "sharp-path")
+METHODS = ("sharp-path", "path", "polished-path")
 
 
 def isthmus(*arguments: object) -> None:
@@ -52,7 +52,7 @@ def train(out: Path, k: int, threads: int) -> Path:
     folder = out / f"suspect-{k}"
     if not finished(folder):
         poison = ("--tamper-trigger", TRIGGER, "--target", TARGET, "--rate", 0.1, "--hold-out", 2500)
-        rate = ("--learning-rate", 0.2, "--nesterov", "--schedule", "triangular", "--warmup", 0.25)
+        rate = ("--learning-rate", 0.2, "--schedule", "triangular", "--set", "warmup=0.25", "--set", "nesterov=true")
         plan = ("--steps", STEPS, "--batch-size", 128, *rate, "--threads", threads)
         model = ("--arch", "resnet18:width=16", "--data", "cifar10", "--seed", k)
         isthmus("train", *model, *poison, *plan, "--out", folder, *go_on(folder))
@@ -133,7 +133,7 @@ def curve(document: Document) -> list[str]:
         return []
     names = ("validation_error", "test_error", "attack_success", "recovery_accuracy")
     held = document.curve.rows
-    head = f"Along the path before the polish, seed {document.seeds['seed']}, 1,000 test images; chosen t = {document.choice.u[0]:.3g}:"
+    head = f"Along the path, seed {document.seeds['seed']}, 1,000 test images; chosen t = {document.choice.u[0]:.3g}:"
     lines = [head, "", "| t | " + " | ".join(f"{row['t']:.2f}" for row in held) + " |", "|---|" + "---:|" * len(held)]
     return [
         *lines,

@@ -172,18 +172,18 @@ def test_frozen_weights_keep_a_zero_gradient_whatever_decay_wrote() -> None:
     assert bool(held["narrow.weight"].any())
 
 
-def test_zero_gradient_forgets_the_last_step() -> None:
+def test_forget_gradient_forgets_the_last_step() -> None:
     module = of_three_kinds(0)
     bound = Bound(module, Layout.of(module))
     x, y = batch()
 
     def step() -> Tensor:
-        bound.zero_gradient()
+        bound.forget_gradient()
         functional.cross_entropy(bound.module(x), y).backward()
         return bound.collect().clone()
 
     assert torch.equal(step(), step())
-    bound.zero_gradient()
+    bound.forget_gradient()
     assert not bound.collect().any()
 
 
@@ -204,7 +204,7 @@ def test_a_step_along_the_flat_gradient_is_a_step_of_sgd() -> None:
     optimizer = torch.optim.SGD(plain.parameters(), lr=0.1)
     for step in range(3):
         optimizer.zero_grad()
-        bound.zero_gradient()
+        bound.forget_gradient()
         for owner in (plain, bound.module):
             with seeded(step):
                 functional.cross_entropy(owner(x), y).backward()

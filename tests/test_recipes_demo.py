@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from isthmus.recipes import demo as demo_module
 from isthmus.recipes.demo import MAX_ATTACK, MIN_ACCURACY, DemoRecipe, run_demo
-from isthmus.recipes.repair import RepairRecipe
+from isthmus.recipes.repair import BASELINES, RepairRecipe
 from isthmus.recipes.train import TrainRecipe
 from isthmus.report import Document, Summary
 from isthmus.runs import Run
@@ -58,15 +58,12 @@ def test_each_seed_has_its_own_suspects_and_report(done: tuple[Summary, Path, li
         seeds = [json.loads(path.read_text())["settings"] for path in recipes]
         assert [s["seed"] for s in seeds] == [2 * seed, 2 * seed + 1]
         assert {s["hold_out"] for s in seeds} == {300}
-    assert told == [
-        line
+    starts = [
+        f"seed {seed}: {what}"
         for seed in range(2)
-        for line in (
-            f"seed {seed}: training suspect 0 on poisoned digits",
-            f"seed {seed}: training suspect 1 on poisoned digits",
-            f"seed {seed}: repairing, and four baselines for comparison",
-        )
+        for what in ("training suspect 0", "training suspect 1", "repairing")
     ]
+    assert [line.startswith(start) for line, start in zip(told, starts, strict=True)] == [True] * 6
 
 
 def test_the_criteria_are_those_of_the_means(done: tuple[Summary, Path, list[str]]) -> None:
@@ -98,10 +95,11 @@ def test_both_criteria_are_needed(
     assert demo_module._summary(recipe, reports, Run.open(folder, recipe, resume=True)).status == status
 
 
-def test_four_baselines_have_the_budget_of_the_method(done: tuple[Summary, Path, list[str]]) -> None:
+def test_every_remedy_has_the_budget_of_the_method(done: tuple[Summary, Path, list[str]]) -> None:
     for run in done[0].runs:
         spent = {name: entry.gradient_evaluations for name, entry in run.baselines.items()}
-        assert spent == {"average": 0, "fine-tune": 4, "ft-sam": 4, "scratch": 4}
+        assert spent.keys() >= set(BASELINES)
+        assert spent == {name: 0 if name == "average" else 4 for name in spent}
         assert run.repaired.gradient_evaluations == 4
 
 

@@ -1,7 +1,6 @@
 """The repair recipe on small digits: evidence that can be measured again, and a trigger that only ever measures."""
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,7 +121,6 @@ def rates(model: nn.Module) -> dict[str, float]:
 def test_the_trigger_reached_no_remedy(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     names = {watched.document.method.name, *watched.document.baselines}
     assert set(watched.given) == names == {"path", *BASELINES}
-    assert "A_REMEDY_IS_AT_WORK" not in os.environ
     monkeypatch.setenv("A_REMEDY_IS_AT_WORK", "1")
     trigger = parse_trigger(watched.document.trigger.spec)
     with pytest.raises(AssertionError, match="the trigger reached a remedy"):  # the trap is armed
@@ -269,6 +267,7 @@ def test_resumed_is_uninterrupted(suspects: tuple[str, str], tmp_path: Path, mon
 
 
 BAD = {
+    "also": ({"also": ("fine-tun",)}, r"`method` should be one of .*Did you mean 'fine-tune'"),
     "method": ({"method": "sharp"}, r"`method` should be one of .*Did you mean 'sharp-path'"),
     "suspects": ({"suspects": 1}, r"`suspects` should be 2 for the method 'path'\. Found 1"),
     "target": ({"trigger": TRIGGER}, r"`trigger` should be given together with a target\. Found only one of them"),
@@ -291,5 +290,11 @@ def test_input_that_cannot_be_used_writes_nothing(suspects: tuple[str, str], tmp
 
 
 def test_one_suspect_will_do_for_remedies_that_take_one(suspects: tuple[str, str], tmp_path: Path) -> None:
-    document = repaired(recipe_for(suspects[:1], method="fine-tune", evaluations=2, test_n=50), tmp_path / "out")
+    recipe = recipe_for(suspects[:1], method="fine-tune", evaluations=2, test_n=50)
+    document = repaired(recipe, tmp_path / "out")
     assert set(document.baselines) == {n for n in BASELINES if METHODS[n].suspects == 1} - {"fine-tune"}
+
+
+def test_other_remedies_are_compared_on_request(suspects: tuple[str, str], tmp_path: Path) -> None:
+    recipe = recipe_for(suspects, also=("fine-tune", "path", "sharp-path"), baselines=False, evaluations=2, test_n=50)
+    assert list(repaired(recipe, tmp_path / "out").baselines) == ["fine-tune", "sharp-path"]

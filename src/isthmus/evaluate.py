@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from isthmus._check import InputError, require
 from isthmus.data.samples import Samples
-from isthmus.layout import memory_format_for
+from isthmus.layout import memory_format_for, placement
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def logits(
     Raises InputError where the model refuses inputs of this shape, or returns anything but a tensor (B, C), C >= `samples.num_classes`.
     """
     require(batch_size >= 1, "batch_size", "be at least 1", batch_size)
-    device, dtype = _placement(model)
+    device, dtype = placement(model)
     parts: list[Tensor] = []
     order: torch.memory_format | None = None
     with evaluating(model), torch.no_grad():
@@ -60,12 +60,6 @@ def correct(scores: Tensor, y: Tensor) -> Tensor:
     """
     require(scores.ndim == 2 and len(scores) == len(y), "scores", f"be logits ({len(y)}, C)", tuple(scores.shape))
     return (scores.argmax(1) == y.to(scores.device)) & ~scores.isnan().any(1)
-
-
-def _placement(model: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """Return device and dtype of the first floating-point parameter."""
-    held = next((p for p in model.parameters() if p.is_floating_point()), None)
-    return (torch.device("cpu"), torch.float32) if held is None else (held.device, held.dtype)
 
 
 def _forward(model: nn.Module, x: Tensor) -> object:

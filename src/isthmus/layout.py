@@ -101,10 +101,10 @@ class Layout:
 
 
 class Bound:
-    """A private working copy of a module whose parameters are views of one flat buffer and whose gradients are views of another.
+    """A private working copy of a module whose parameters are views of one flat buffer.
 
-    Mixing control points writes `buffer`; an ordinary forward and backward fills `gradient`. The caller's module is never touched.
-    Parameters narrower than the layout's dtype cannot be views of it: they are copied in and out, the rest costs nothing.
+    Mixing control points writes `buffer`; after an ordinary forward and backward `collect` fills `gradient`. The caller's module is
+    never touched. Parameters narrower than the layout's dtype cannot be views of it: they are copied in, the rest costs nothing.
     Parameters that the module's owner froze keep a zero gradient.
     """
 
@@ -118,36 +118,41 @@ class Bound:
         self.buffer = torch.empty(layout.size, dtype=layout.dtype, device=where)
         self.gradient = torch.zeros_like(self.buffer)
         self._frozen: list[Tensor] = []
-        self._narrow: list[tuple[nn.Parameter, Tensor, Tensor]] = []
+        self._narrow: list[tuple[nn.Parameter, Tensor]] = []
+        self._trained: list[tuple[nn.Parameter, Tensor]] = []
         values, gradients = layout.unflatten(self.buffer), layout.unflatten(self.gradient)
         for name in layout.names:
             parameter = own[name]
             values[name].copy_(parameter.detach())
-            if not parameter.requires_grad:
-                self._frozen.append(gradients[name])
-            if parameter.dtype != layout.dtype:
-                self._narrow.append((parameter, values[name], gradients[name]))
-                continue
-            parameter.data = values[name]
             if parameter.requires_grad:
-                parameter.grad = gradients[name]
+                self._trained.append((parameter, gradients[name]))
+            else:
+                self._frozen.append(gradients[name])
+            if parameter.dtype == layout.dtype:
+                parameter.data = values[name]
+            else:
+                self._narrow.append((parameter, values[name]))
 
     def publish(self) -> None:
         """Carry the buffer into the parameters that are not views of it."""
-        for parameter, value, _ in self._narrow:
+        for parameter, value in self._narrow:
             parameter.data.copy_(value)
 
-    def zero_gradient(self) -> None:
-        """Set all gradients to zero."""
-        self.gradient.zero_()
-        for parameter, _, _ in self._narrow:
+    def forget_gradient(self) -> None:
+        """Drop what was run backward so far."""
+        for parameter, _ in self._trained:
             parameter.grad = None
 
     def collect(self) -> Tensor:
-        """Return the (D,) gradient of what was run backward since `zero_gradient`."""
-        for parameter, _, gradient in self._narrow:
-            if parameter.grad is not None:
-                gradient.copy_(parameter.grad)
+        """Return `gradient`, filled with what was run backward since `forget_gradient`.
+
+        One copy at the end costs half of what zeroing and adding would: autograd hands over each first gradient as it is.
+        """
+        for parameter, view in self._trained:
+            if parameter.grad is None:
+                view.zero_()
+            else:
+                view.copy_(parameter.grad)
         return self.gradient
 
     def silence_frozen(self) -> None:
@@ -186,6 +191,18 @@ def require_same_architecture(
                 f"`{names[1]}` should have {name!r} like `{names[0]}`: {tuple(one[name].shape)} {one[name].dtype}. "
                 f"Found {tuple(two[name].shape)} {two[name].dtype}."
             )
+
+
+def placement(module: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Return the device and the dtype in which `module` expects its inputs.
+
+    They are those of its floating-point parameters (buffers where it has none); float32 where the dtypes differ.
+    """
+    held = [p for p in module.parameters() if p.is_floating_point()] or [
+        b for b in module.buffers() if b.is_floating_point()
+    ]
+    kinds = {tensor.dtype for tensor in held}
+    return (held[0].device if held else torch.device("cpu")), (kinds.pop() if len(kinds) == 1 else torch.float32)
 
 
 def memory_format_for(module: nn.Module, x: Tensor) -> torch.memory_format:

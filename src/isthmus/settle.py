@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from isthmus._check import InputError, require
 from isthmus.data import Samples
-from isthmus.layout import memory_format_for
+from isthmus.layout import memory_format_for, placement
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,14 +31,13 @@ class Recalibrate:
         """Recalibrate `module` in place; modes and momenta are as before afterwards."""
         if not running_layers(module):
             return
-        held = next((p for p in module.parameters() if p.is_floating_point()), running_layers(module)[0].running_mean)
-        assert isinstance(held, Tensor)
-        layout = memory_format_for(module, self.samples.inputs(torch.arange(1)).to(held))
+        device, dtype = placement(module)
+        layout = memory_format_for(module, self.samples.inputs(torch.arange(1)).to(device, dtype))
         # No batch of one: it has no variance.
         parts = min(-(-len(self.samples) // self.batch_size), len(self.samples) // 2)
         with _cumulative(module), torch.no_grad():
             for index in torch.arange(len(self.samples)).tensor_split(parts):
-                module(self.samples.inputs(index).to(held).contiguous(memory_format=layout))
+                module(self.samples.inputs(index).to(device, dtype).contiguous(memory_format=layout))
 
 
 class Keep:

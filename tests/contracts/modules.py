@@ -200,7 +200,7 @@ def _check_gradient(
         bound.publish()
         assert_same_bits(tensors_of(bound.module) | buffers_of(plain), tensors_of(plain), "published weights")
         plain.zero_grad(set_to_none=True)
-        bound.zero_gradient()
+        bound.forget_gradient()
         for owner in (plain, bound.module):
             with seeded(0):  # dropout
                 functional.cross_entropy(owner(batch[0]), batch[1]).backward()

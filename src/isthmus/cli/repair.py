@@ -44,9 +44,15 @@ def repair(  # noqa: PLR0913  one parameter for each option
     method: Annotated[
         str | None, typer.Option("--method", metavar="NAME", help="Default: the best one found (isthmus list methods).")
     ] = None,
+    also: Annotated[
+        list[str] | None, typer.Option("--also", metavar="NAME", help="Compare with this method too; repeatable.")
+    ] = None,
     test_trigger: o.TestTrigger = None,
     target: o.Target = None,
     test_n: Annotated[int | None, typer.Option("--test-n", min=1, help="At most N test images. Default: all.")] = None,
+    curve_n: Annotated[
+        int | None, typer.Option("--curve-n", min=1, help="At most N test images along the path. Default 1000.")
+    ] = None,
     points: Annotated[int | None, typer.Option("--points", min=3, help="Points scanned on a path. Default 31.")] = None,
     baselines: Annotated[
         bool | None,
@@ -108,9 +114,11 @@ def repair(  # noqa: PLR0913  one parameter for each option
         clean_data=clean_data,
         validation=validation,
         method=method,
+        also=tuple(also) if also else None,
         trigger=test_trigger,
         target=target,
         test_n=test_n,
+        curve_n=curve_n,
         points=points,
         baselines=baselines,
         width=width,

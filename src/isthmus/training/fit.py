@@ -15,7 +15,7 @@ from isthmus.files import digest
 from isthmus.geometry.bridge import Bridge, mix
 from isthmus.geometry.build import single
 from isthmus.geometry.sampling import sample
-from isthmus.layout import Bound, Layout, buffers_of, load_buffers, memory_format_for
+from isthmus.layout import Bound, Layout, buffers_of, load_buffers, memory_format_for, placement
 from isthmus.randomness import seed_of, stream
 from isthmus.table import Table
 from isthmus.training.checkpoint import Checkpoint
@@ -78,6 +78,7 @@ class _Run:
     seed: int
     session: Session
     step: int = 0
+    draw: int = 0
     seconds: float = 0.0
     rows: list[dict[str, float]] = field(default_factory=list[dict[str, float]])
 
@@ -166,15 +167,15 @@ class _Run:
             stratified=plan.sampling == "stratified",
         )[self.rank :: self.world]
         share = self.world / plan.batch_size / plan.num_points
-        first = True
+        self.draw = 0
         for k, index in enumerate(parts):
             augmenting = stream(self.seed, "augment", self.step, self.rank, k)
             x = plan.augment(self._inputs(index), generator=augmenting).contiguous(memory_format=self._format(self.x))
             for u in draws[k * plan.num_points : (k + 1) * plan.num_points]:
                 weights = tuple(self.live.basis(u).tolist())
                 gradient = self._gradient(weights, x, self.y[index], share)
-                self._chain_rule(weights, gradient, grad, len(index) * share, first=first)
-                first = False
+                self._chain_rule(weights, gradient, grad, len(index) * share)
+                self.draw += 1
         if self.world > 1:
             grad.copy_(self.fabric.all_reduce(grad, reduce_op="mean"))  # pyright: ignore[reportArgumentType]
         self.optimizer.step()
@@ -189,8 +190,8 @@ class _Run:
             torch.cuda.manual_seed(seed)
 
     def _inputs(self, index: Tensor) -> Tensor:
-        """Return inputs in the module's dtype; bytes become [0, 1]; integers (tokens) stay."""
-        x, dtype = self.x[index], self.layout.dtypes[0]
+        """Return inputs in the dtype the module expects; bytes become [0, 1]; integers (tokens) stay."""
+        x, (_, dtype) = self.x[index], placement(self.bound.module)
         if x.dtype == torch.uint8:
             return x.to(dtype).div_(255)
         return x.to(dtype) if x.is_floating_point() else x
@@ -214,8 +215,8 @@ class _Run:
 
     def _backward(self, x: Tensor, y: Tensor, share: float, *, count: bool) -> Tensor:
         self.bound.publish()
-        self.bound.zero_gradient()
-        generator = stream(self.seed, "objective", self.step, self.rank)
+        self.bound.forget_gradient()
+        generator = stream(self.seed, "objective", self.step, self.rank, self.draw)
         with self.fabric.autocast():
             losses, logits = self.objective(self.bound.module, x, y, generator=generator)
         (losses.to(torch.promote_types(losses.dtype, torch.float32)).sum() * share).backward()
@@ -225,9 +226,7 @@ class _Run:
             self.sums += torch.stack(counts).cpu()
         return self.bound.collect()
 
-    def _chain_rule(
-        self, weights: tuple[float, ...], gradient: Tensor, grad: Tensor, part: float, *, first: bool
-    ) -> None:
+    def _chain_rule(self, weights: tuple[float, ...], gradient: Tensor, grad: Tensor, part: float) -> None:
         """Add each free point's weight times the gradient at the point; `part` is this micro-batch's share of the step."""
         if self.plan.clip is not None:
             gradient.mul_((self.plan.clip * part / gradient.norm().clamp_min(1e-12)).clamp(max=1.0))
@@ -235,7 +234,7 @@ class _Run:
             gradient.add_(self.bound.buffer, alpha=self.plan.weight_decay * part)
         self.bound.silence_frozen()
         for row, i in zip(grad, self.bridge.free_index, strict=True):
-            if first:
+            if self.draw == 0:
                 torch.mul(gradient, weights[i], out=row)
             else:
                 row.add_(gradient, alpha=weights[i])
