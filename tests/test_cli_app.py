@@ -270,5 +270,5 @@ def test_the_demo_through_the_command_line(capsys, tmp_path):
     (tmp_path / "demo" / "demo.html").unlink()
     again = call(capsys, "report", tmp_path / "demo")
     assert again.code == 0
-    assert "repaired sharp-path: accuracy " in again.out
+    assert "repaired polished-path: accuracy " in again.out
     assert (tmp_path / "demo" / "demo.html").read_bytes() == page

@@ -56,7 +56,7 @@ def test_an_objective_of_ones_own_draws_from_its_generator() -> None:
         return functional.cross_entropy(logits, y, reduction="none") ** 2, logits
 
     def expected(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        noise = torch.randn(x.shape, generator=stream(SEED, "objective", 0, 0), dtype=x.dtype)
+        noise = torch.randn(x.shape, generator=stream(SEED, "objective", 0, 0, 0), dtype=x.dtype)
         return functional.cross_entropy(model(x + noise), y, reduction="none").square().mean()
 
     torch.testing.assert_close(step(noisy), gradient_of(expected), rtol=1e-10, atol=1e-13)

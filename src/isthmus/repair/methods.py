@@ -73,7 +73,7 @@ METHODS: Mapping[str, Method] = {
     "path": Method("Bezier curve between two suspects trained on the clean samples (Zhao et al. 2020)", 2, _path),
     "sharp-path": Method("the same curve trained by adaptive sharpness-aware steps, ours", 2, _sharp_path),
     "polished-path": Method(
-        "half of it for that curve, half to train a point far from both suspects further, ours", 2, _polished_path
+        "sharp-path with half the gradients; the other half trains its point further, ours", 2, _polished_path
     ),
     "fine-tune": Method(
         "train the first suspect further on the clean samples", 1, lambda b: FineTune(b.plan(learning_rate=0.05))
