@@ -44,7 +44,7 @@ class Run:
     """The output folder of one recipe. Use it as a context: whatever ends the block, the manifest says how.
 
     Nothing is written before the first call of :meth:`begin`, :meth:`file` or :meth:`save`, so input that turns out unusable leaves
-    no folder behind. Nothing is ever deleted. `status` in the manifest: running, done (or what :meth:`finish` was told), failed,
+    no folder behind. No result is ever deleted. `status` in the manifest: running, done (or what :meth:`finish` was told), failed,
     interrupted; a run that was killed stays "running". Other processes of the same run write nothing at all.
     """
 
@@ -130,6 +130,11 @@ class Run:
         if self.primary:
             write(path)
         return path
+
+    def discard(self, pattern: str) -> None:
+        """Remove files that the run wrote only to be resumed, once there is nothing left to resume."""
+        for path in self.folder.glob(pattern):
+            path.unlink()
 
     def read(self, path: str | Path, digest: str | None = None) -> None:
         """Record an input file in the manifest. Raises InputError where a resumed run was started with other contents."""

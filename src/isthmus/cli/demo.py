@@ -40,7 +40,7 @@ def demo(  # noqa: PLR0913  one parameter for each option
     opened = Run.open(out, recipe, resume=resume, command=o.command_line())
     bar = Progress("demo")
     with using_threads(threads), opened as run, bar, working(Work(), run, bar) as session:
-        summary = run_demo(recipe, run, session=session, stage=bar.stage)
+        summary = run_demo(recipe, run, session=session)
         run.finish(summary.status, summary.reasons)
     if json:
         print_json(summary.model_dump(mode="json"))

@@ -8,9 +8,10 @@ import torch
 from lightning_fabric import Fabric
 
 from isthmus._check import require, unknown
+from isthmus.cli.progress import Progress
 from isthmus.cli.track import Tracker, make_tracker
 from isthmus.runs import Run
-from isthmus.training.session import Monitor, Session
+from isthmus.training.session import Session
 
 ACCELERATORS = ("auto", "cpu", "cuda", "mps")
 
@@ -27,7 +28,7 @@ class Work:
 
 
 @contextmanager
-def working(work: Work, run: Run, monitor: Monitor | None) -> Generator[Session]:
+def working(work: Work, run: Run, bar: Progress) -> Generator[Session]:
     """Return a context whose value is the session. With several devices it starts the other processes, which run the same command."""
     if work.accelerator not in ACCELERATORS:
         raise unknown("accelerator", work.accelerator, ACCELERATORS)
@@ -50,7 +51,8 @@ def working(work: Work, run: Run, monitor: Monitor | None) -> Generator[Session]
     run.device = str(fabric.device)
     ended = "failed"
     try:
-        yield Session(fabric, None, work.checkpoint_every, monitor if run.primary else None)
+        shown = (bar, bar.stage) if run.primary else (None, None)
+        yield Session(fabric, None, work.checkpoint_every, *shown)
         ended = "success"
     finally:
         if tracker is not None and run.primary:

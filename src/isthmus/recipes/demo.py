@@ -1,6 +1,6 @@
 """`demo`: two tampered classifiers of handwritten digits, made, repaired and measured, on data that comes with the installation."""
 
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,7 +14,6 @@ from isthmus.training.session import Session
 
 TRIGGER, TARGET = "patch:size=2,at=6x6", "1"
 MIN_ACCURACY, MAX_ATTACK = 0.95, 0.05
-Stage = Callable[[str], None]
 
 
 class DemoRecipe(BaseModel):
@@ -28,17 +27,16 @@ class DemoRecipe(BaseModel):
     method: str = "polished-path"
 
 
-def run_demo(recipe: DemoRecipe, run: Run, *, session: Session | None = None, stage: Stage | None = None) -> Summary:
+def run_demo(recipe: DemoRecipe, run: Run, *, session: Session | None = None) -> Summary:
     """Return the summary over all seeds, after writing each repair into its own folder `seed-K` of the run's.
 
     The criteria are those of the means over the seeds: accuracy at least 95 %, attack success at most 5 %, on test images that were
-    used for nothing else. `stage` is told what begins.
+    used for nothing else.
     """
-    session, tell = session or Session(), stage or _silent
+    session = session or Session()
     reports: dict[int, Document] = {}
     for seed in range(recipe.seed, recipe.seed + recipe.seeds):
-        paths = [_suspect(run, seed, k, session, tell) for k in range(2)]
-        tell(f"seed {seed}: repairing, and six other methods for comparison")
+        paths = [_suspect(run, seed, k, session) for k in range(2)]
         settings = RepairRecipe(
             suspects=tuple(str(path) for path in paths),
             data="digits",
@@ -52,20 +50,25 @@ def run_demo(recipe: DemoRecipe, run: Run, *, session: Session | None = None, st
             seed=seed,
         )
         with _inner(run, settings, f"seed-{seed}") as inner:
-            reports[seed] = run_repair(settings, inner, session=session)
+            reports[seed] = run_repair(settings, inner, session=_named(session, f"seed {seed}"))
             inner.finish(reports[seed].status, reports[seed].reasons)
     summary = _summary(recipe, reports, run)
     write_summary(summary, run.begin())
     return summary
 
 
-def _silent(text: str) -> None:
-    """Tell nobody."""
+def _named(session: Session, prefix: str) -> Session:
+    """Return the session with `prefix` before every stage."""
+
+    def tell(text: str) -> None:
+        session.tell(f"{prefix}: {text}")
+
+    return replace(session, stage=tell)
 
 
-def _suspect(run: Run, seed: int, k: int, session: Session, tell: Stage) -> Path:
+def _suspect(run: Run, seed: int, k: int, session: Session) -> Path:
     """Return the weights of a tampered model: its own first weights, poisoned images and order."""
-    tell(f"seed {seed}: training suspect {k} on poisoned digits")
+    session.tell(f"seed {seed}: training suspect {k} on poisoned digits")
     settings = TrainRecipe(
         arch="cnn",
         data="digits",

@@ -23,6 +23,8 @@ def run_repair(recipe: RepairRecipe, run: Run, *, session: Session | None = None
     The method and the baselines see the suspects and the clean samples; the trigger, where one is given, measures afterwards.
     Raises InputError for suspects, data or settings that cannot be used, before anything is written.
     """
+    if run.resumed and (run.folder / "report.json").exists():  # written last: everything is there
+        return report.read_report(run.folder)
     case = load_case(recipe, run)
     session = session or Session()
     compared = [*recipe.also, *(BASELINES if recipe.baselines else ())]
@@ -30,12 +32,15 @@ def run_repair(recipe: RepairRecipe, run: Run, *, session: Session | None = None
     budget = _budget(recipe, case)
     results: dict[str, Repaired] = {}
     for name in names:
+        session.tell(f"repairing by {name}" if name == recipe.method else f"comparing with {name}")
         own = replace(session, checkpoint=run.file(f"checkpoint-{name}.pt"))
         seed = seed_of(recipe.seed, "repair", name)
         results[name] = make(name, budget)(case.suspects, case.clean, seed=seed, session=own)
+    session.tell("measuring on the test images")
     document = document_of(case, results, run)
     if run.primary:
         report.write_report(document, run.begin())
+        run.discard("checkpoint-*.pt")
     return document
 
 

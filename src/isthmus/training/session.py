@@ -29,12 +29,21 @@ HISTORY = (
 
 @dataclass(frozen=True)
 class Session:
-    """Where and how visibly a fit runs: devices and processes (Fabric), a checkpoint file to survive a kill, a monitor."""
+    """Where and how visibly work runs: devices and processes (Fabric), a checkpoint file to survive a kill, a monitor of the steps.
+
+    stage: told in words what begins, where one command trains several times.
+    """
 
     fabric: Fabric | None = None
     checkpoint: Path | None = None
     every_seconds: float = 20.0
     monitor: Monitor | None = None
+    stage: Callable[[str], None] | None = None
+
+    def tell(self, text: str) -> None:
+        """Say what begins to whoever listens."""
+        if self.stage is not None:
+            self.stage(text)
 
 
 @dataclass(frozen=True)
