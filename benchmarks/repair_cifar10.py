@@ -22,7 +22,7 @@ from isthmus.report import Document, Entry, read_report
 IMAGES, SEEDS = (2500, 500, 250, 50), (0, 1, 2)
 TRIGGER, TARGET, STEPS = "patch:size=3,at=28x28", "1", 1850
 EVALUATIONS, BATCH = 400, 64
-METHODS = ("sharp-path", "path", "polished-path")
+METHODS = ("sharp-path", "path")
 
 
 def isthmus(*arguments: object) -> None:

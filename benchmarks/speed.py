@@ -7,7 +7,6 @@ round to round, and the ratio is the median over rounds of their paired ratios, 
 """
 
 import argparse
-import json
 import platform
 from collections.abc import Callable
 from copy import deepcopy
@@ -108,6 +107,23 @@ def scans(rounds: int) -> dict[str, float]:
     return paired(whole, passes, rounds)
 
 
+def markdown(rows: dict[str, dict[str, float]], threads: int) -> str:
+    """Return the ratios as a page."""
+    lines = [
+        "# Cost over plain PyTorch",
+        "",
+        f"Made by `python benchmarks/speed.py --out FILE`: torch {torch.__version__}, {platform.machine()}, {threads} thread(s).",
+        "Ratios of seconds, the two sides in turn in one run: median and quartiles over the rounds, and the ratio of the least times.",
+        "",
+        "| measured | ratio | quartiles | of least times | rounds |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name, row in rows.items():
+        cells = f"{row['ratio']:.3f} | {row['low']:.3f}-{row['high']:.3f} | {row['ratio_of_least']:.3f} | {row['n']}"
+        lines.append(f"| {name} | {cells} |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     """Measure, print the table, and write it where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -134,8 +150,7 @@ def main() -> None:
         table.add_row(name, f"{row['ratio']:.3f}", quartiles, f"{row['ratio_of_least']:.3f}", str(row["n"]))
     Console().print(table)
     if options.out is not None:
-        machine = {"torch": torch.__version__, "python": platform.python_version(), "threads": options.threads}
-        options.out.write_text(json.dumps({"environment": machine, "ratios": rows}, indent=2) + "\n")
+        options.out.write_text(markdown(rows, options.threads))
 
 
 if __name__ == "__main__":

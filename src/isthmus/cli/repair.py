@@ -54,6 +54,10 @@ def repair(  # noqa: PLR0913  one parameter for each option
         int | None, typer.Option("--curve-n", min=1, help="At most N test images along the path. Default 1000.")
     ] = None,
     points: Annotated[int | None, typer.Option("--points", min=3, help="Points scanned on a path. Default 31.")] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option("--margin", help="Accuracy a path may give up to get away from its ends. Default 0.08."),
+    ] = None,
     baselines: Annotated[
         bool | None,
         typer.Option(
@@ -120,6 +124,7 @@ def repair(  # noqa: PLR0913  one parameter for each option
         test_n=test_n,
         curve_n=curve_n,
         points=points,
+        margin=margin,
         baselines=baselines,
         width=width,
         size=size,

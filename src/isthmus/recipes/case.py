@@ -51,7 +51,7 @@ class RepairRecipe(BaseModel):
     sharpness: float | None = Field(default=None, gt=0)
     augment: str = "auto"
     points: int = Field(default=31, ge=3)
-    margin: float = Field(default=0.03, ge=0, le=1)
+    margin: float = Field(default=0.08, ge=0, le=1)
     trigger: str | None = None
     target: str | None = None
     test_n: int | None = Field(default=None, ge=1)
