@@ -59,7 +59,7 @@ def train(out: Path, k: int, threads: int) -> Path:
     return folder / "model.safetensors"
 
 
-def repair(out: Path, images: int, seed: int, threads: int) -> None:
+def repair(out: Path, images: int, seed: int, threads: int, margin: float) -> None:
     """Repair one pair with so many images, by every method."""
     folder = out / f"repair-{images}-{seed}"
     if finished(folder):
@@ -67,7 +67,7 @@ def repair(out: Path, images: int, seed: int, threads: int) -> None:
     pair = [train(out, k, threads) for k in (seed, (seed + 1) % len(SEEDS))]
     clean = ("--data", "cifar10", "--clean", images, "--hold-out", 2500, "--seed", seed)
     measure = ("--test-trigger", TRIGGER, "--target", TARGET, "--test-n", 4000, "--curve-n", 1000, "--points", 16)
-    budget = ("--evaluations", EVALUATIONS, "--batch-size", BATCH, "--threads", threads)
+    budget = ("--evaluations", EVALUATIONS, "--batch-size", BATCH, "--threads", threads, "--margin", margin)
     compare = [word for name in METHODS[1:] for word in ("--also", name)]
     isthmus(
         "repair", *pair, *clean, *measure, *budget, "--method", METHODS[0], *compare, "--out", folder, *go_on(folder)
@@ -109,7 +109,8 @@ def table(out: Path) -> str:
         if not documents:
             continue
         first = documents[0].data
-        roles = f"{first.train_n:,} to train on, {first.validation_n:,} to choose by"
+        margin = 100 * float(str(documents[0].method.settings["margin"]))
+        roles = f"{first.train_n:,} to train on, {first.validation_n:,} to choose by, margin {margin:g} points"
         lines += ["", f"## {images:,} clean images ({roles})", ""]
         lines += [
             "| method | seeds | accuracy | attack success | recovery accuracy | seconds |",
@@ -148,6 +149,7 @@ def main() -> None:
     parser.add_argument("--cells", default=",".join(f"{images}:{seed}" for seed in SEEDS for images in IMAGES))
     parser.add_argument("--train", type=int)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--margin", type=float, default=0.08)
     parser.add_argument("--table", type=Path)
     options = parser.parse_args()
     if options.train is not None:
@@ -155,7 +157,7 @@ def main() -> None:
     elif options.table is None:
         for cell in options.cells.split(","):
             images, seed = map(int, cell.split(":"))
-            repair(options.out, images, seed, options.threads)
+            repair(options.out, images, seed, options.threads, options.margin)
     else:
         options.table.write_text(table(options.out))
 

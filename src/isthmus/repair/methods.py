@@ -80,9 +80,9 @@ METHODS: Mapping[str, Method] = {
         "train the first suspect further on the clean samples", 1, lambda b: FineTune(b.plan(learning_rate=0.05))
     ),
     "ft-sam": Method(
-        "fine-tuning by adaptive sharpness-aware steps (Zhu et al. 2023)",
+        "fine-tuning by adaptive sharpness-aware steps, rate 0.01 and radius 2 as published (Zhu et al. 2023)",
         1,
-        lambda b: FineTune(b.plan(learning_rate=0.05, sharpness=2.0), "ft-sam"),
+        lambda b: FineTune(b.plan(learning_rate=0.01, sharpness=2.0), "ft-sam"),
     ),
     "scratch": Method(
         "a new model trained on the clean samples alone", 1, lambda b: FromScratch(b.plan(learning_rate=0.05), b.build)
