@@ -2,8 +2,9 @@
 
 Step: one step of the training engine on a quadratic Bezier curve over one step of a plain loop on the same module, batch and memory
 format (forward, backward, SGD with momentum and weight decay). Scan: 31 points with BatchNorm recomputed on 2,000 images and error
-measured on 2,000 (`--scan-images`; with fewer the fixed cost weighs more) over 31 x (a plain pass over the one + a plain pass over the other). The two sides take turns, the order swaps from
-round to round, and the ratio is the median over rounds of their paired ratios, with its quartiles: a shared machine slows both.
+measured on 2,000 (`--scan-images`; with fewer the fixed cost weighs more) over 31 x (a plain pass over the one + a plain pass over the
+other). The two sides take turns, the order swaps from round to round, and the ratio is the median over rounds of their paired ratios,
+with its quartiles: a shared machine slows both.
 """
 
 import argparse
