@@ -22,7 +22,10 @@ def demo(  # noqa: PLR0913  one parameter for each option
         str | None, typer.Option("--method", metavar="NAME", help="Default: the best one found (isthmus list methods).")
     ] = None,
     seed: o.Seed = 0,
-    threads: o.Threads = None,
+    threads: Annotated[
+        int,
+        typer.Option("--threads", min=1, help="CPU threads. One is fastest for models this small.", show_default=True),
+    ] = 1,
     resume: o.Resume = False,
     json: o.Json = False,
 ) -> int:
