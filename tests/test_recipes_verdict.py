@@ -8,7 +8,11 @@ import torch
 from torch import Tensor
 
 from isthmus.rates import Rate, wilson
+from isthmus.recipes.evidence import _familiar
 from isthmus.recipes.verdict import judge
+from isthmus.repair.protocol import Repaired
+from isthmus.report import Entry, RateEntry
+from isthmus.table import Column, Table
 
 Z = 1.959963984540054
 SAME = torch.ones(2000, dtype=torch.bool)
@@ -129,3 +133,13 @@ def test_the_limits_decide() -> None:
     assert judge(None, 0.05, *pair, 0.02)[0] == "criteria_not_met"
     assert judge(Rate(30, 1000), 0.05, SAME, SAME, 0.1)[0] == "done"
     assert judge(Rate(30, 1000), 0.01, SAME, SAME, 0.1)[0] == "criteria_not_met"
+
+
+@pytest.mark.parametrize(("error", "warned"), [(5.0, True), (14.0, False), (30.0, False)])
+def test_an_end_that_knows_the_validation_images_is_named(error: float, warned: bool) -> None:
+    columns = [Column("t"), Column("validation_error", "%", "lower", "validation", 200)]
+    table = Table.of([{"t": t, "validation_error": e} for t, e in ((0.0, error), (0.5, 20.0), (1.0, 16.0))], columns)
+    main = Repaired("path", torch.nn.Identity(), 0.0, 0, table=table)
+    rate = RateEntry.of(Rate(840, 1000))  # three standard errors of 200 images are 7.8 points
+    found = _familiar(main, [Entry(name=f"suspect {k}", clean_accuracy=rate) for k in range(2)])
+    assert [text.split(" is ")[0] for text in found] == (["suspect 0"] if warned else [])

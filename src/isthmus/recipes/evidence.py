@@ -74,7 +74,7 @@ def document_of(case: Case, results: Mapping[str, Repaired], run: Run) -> report
         environment=report.Environment.model_validate(environment()),
         seeds={"seed": recipe.seed},
         files=files,
-        warnings=(*case.warnings, *main.warnings, *_cautions(case)),
+        warnings=(*case.warnings, *main.warnings, *_cautions(case), *_familiar(main, [entry for entry, _ in suspects])),
     )
 
 
@@ -162,4 +162,21 @@ def _cautions(case: Case) -> Sequence[str]:
         found.append(
             "The images used for the repair come from the training split: the suspects may have been trained on them."
         )
+    return found
+
+
+def _familiar(main: Repaired, suspects: Sequence[report.Entry]) -> list[str]:
+    """Return a warning for each end that knows the validation images better than the test images: it was trained on them."""
+    if main.table is None:
+        return []
+    n, errors = main.table.column("validation_error").n or 1, main.table.values("validation_error")
+    found: list[str] = []
+    for entry, error in zip(suspects, (errors[0], errors[-1]), strict=False):
+        accuracy = entry.clean_accuracy.value
+        ahead = 1 - float(error or 0) / 100 - accuracy
+        if ahead > 3 * (accuracy * (1 - accuracy) / n) ** 0.5:  # three standard errors of n images
+            found.append(
+                f"{entry.name} is {100 * ahead:.1f} points better on the validation images than on the test images: it was probably "
+                "trained on them. Validation then favours points near it, which keep what it brought. Use images it cannot have seen."
+            )
     return found

@@ -72,7 +72,9 @@ def _polished_path(budget: Budget) -> Repair:
 
 METHODS: Mapping[str, Method] = {
     "path": Method("Bezier curve between two suspects trained on the clean samples (Zhao et al. 2020)", 2, _path),
-    "sharp-path": Method("the same curve trained by adaptive sharpness-aware steps, ours", 2, _sharp_path),
+    "sharp-path": Method(
+        "Bezier curve between two suspects trained by adaptive sharpness-aware steps, ours", 2, _sharp_path
+    ),
     "polished-path": Method(
         "sharp-path with half the gradients; the other half trains its point further, ours", 2, _polished_path
     ),

@@ -151,7 +151,7 @@ def remarks(document: Document) -> list[str]:
     for entry in document.suspects:
         if entry.attack_success is not None and entry.attack_success.value < 0.5:
             found.append(
-                f"The tested trigger hardly works in suspect {entry.name}: attack success {bounded(entry.attack_success)}. "
+                f"The tested trigger hardly works in {entry.name}: attack success {bounded(entry.attack_success)}. "
                 "A low figure after the repair says little about this suspect."
             )
     for entry in (*document.suspects, document.repaired):
