@@ -59,7 +59,7 @@ def test_verdict_compares_with_the_suspects_that_answer() -> None:
     """A trigger that belongs to one suspect only does not make the fall look smaller or larger than in that one."""
     held = document(suspects=(entry("a", (85.0, 99.0, 1.0)), entry("b", (84.0, 9.0, 80.0))))
     assert "fell from 99.0 % to 1.2 %" in verdict(held)
-    assert any("hardly works in suspect b: attack success 9.0 % (Wilson 95 %" in line for line in remarks(held))
+    assert any("hardly works in b: attack success 9.0 % (Wilson 95 %" in line for line in remarks(held))
 
 
 def test_movement_is_decided_by_every_interval_before() -> None:
