@@ -45,7 +45,7 @@ def logits(
             x = x.to(device=device, dtype=dtype)
             order = memory_format_for(model, x) if order is None else order
             x = x.contiguous(memory_format=order)
-            out = _checked(_forward(model, x), stop - start, samples.num_classes)
+            out = checked_forward(model, x, samples.num_classes)
             parts.append(out.to(device=samples.y.device, dtype=torch.float32))
     return torch.cat(parts)
 
@@ -62,9 +62,11 @@ def correct(scores: Tensor, y: Tensor) -> Tensor:
     return (scores.argmax(1) == y.to(scores.device)) & ~scores.isnan().any(1)
 
 
-def _forward(model: nn.Module, x: Tensor) -> object:
+def checked_forward(model: nn.Module, x: Tensor, num_classes: int) -> Tensor:
+    """Return model(x), found to be logits (B, C) with C >= num_classes. Raises InputError where it is anything else, and where the model
+    refuses x."""
     try:
-        return model(x)
+        return _checked(model(x), len(x), num_classes)
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:

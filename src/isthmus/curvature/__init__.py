@@ -1,0 +1,1 @@
+"""Curvature of the loss: spectra of its Hessians, exact where the model allows it."""
