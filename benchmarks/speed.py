@@ -16,6 +16,7 @@ from statistics import quantiles
 from time import perf_counter
 
 import torch
+from lightning_fabric import Fabric
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -23,9 +24,8 @@ from torch import Tensor, nn
 from isthmus import Plan, Recalibrate, Samples, bezier, build_model
 from isthmus.probes import Clean
 from isthmus.scan import grid, scan
-from isthmus.training.fit import _Run  # pyright: ignore[reportPrivateUsage]
+from isthmus.training.engine import Engine
 from isthmus.training.objective import Supervised
-from isthmus.training.session import Session
 
 MODELS = ("resnet18:width=16", "vgg16")
 
@@ -56,13 +56,8 @@ def plain_step(module: nn.Module, samples: Samples, batch: int) -> Callable[[], 
 def bridge_step(models: list[nn.Module], samples: Samples, batch: int, sharpness: float | None) -> Callable[[], None]:
     """Return one step of the engine on the curve between two models."""
     plan = Plan(steps=10**6, batch_size=batch, learning_rate=0.01, sharpness=sharpness)
-    run = _Run(bezier(models), samples, plan, Supervised(), 0, Session())
-
-    def step() -> None:
-        run._take_step()
-        run.step += 1
-
-    return step
+    fabric = Fabric(accelerator="auto", devices=1)
+    return Engine(bezier(models), samples, plan, Supervised(), 0, fabric).take_step
 
 
 def paired(first: Callable[[], None], second: Callable[[], None], rounds: int) -> dict[str, float]:

@@ -20,7 +20,7 @@ from isthmus.models import MODELS
 from isthmus.recipes.scan import PROBES
 from isthmus.repair.methods import METHODS
 
-COMMANDS = ("demo", "train", "connect", "scan", "repair", "report", "list", "data get")
+COMMANDS = ("demo", "train", "connect", "scan", "attack", "reproduce", "repair", "report", "list", "data get")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -75,7 +75,9 @@ def test_lists_hold_every_name(capsys, kind, names):
 
 
 def test_listing_everything(capsys):
-    assert set(call(capsys, "list", "--json").json) == {"models", "data", "geometries", "methods", "probes", "triggers"}
+    assert set(call(capsys, "list", "--json").json) == {
+        *("models", "data", "geometries", "methods", "probes", "triggers", "attacks"),
+    }
 
 
 def test_a_data_set_that_is_not_here_says_how_to_get_it(capsys, tmp_path, monkeypatch):

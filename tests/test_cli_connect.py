@@ -160,7 +160,7 @@ def test_killed_and_resumed_ends_bitwise_the_same(capsys, tmp_path, models):
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    step = torch.load(killed / "checkpoint.pt", weights_only=True)["step"]
+    step = torch.load(killed / "checkpoint.pt", weights_only=True)["engine"]["step"]
     assert 0 < step < 3000
     assert not (killed / "bridge.safetensors").exists()
     assert json.loads((killed / "manifest.json").read_text())["status"] == "running"

@@ -130,3 +130,21 @@ def test_more_points_than_rows_need_not_agree(capsys, tmp_path):
     done = call(capsys, "scan", tmp_path, "--points", "5", "--n", "60", "--out", tmp_path / "s", "--resume")
     assert done.code == 2
     assert '`grid` should be "3" to resume' in done.err
+
+
+def test_robustness_along_a_path_with_its_page(tmp_path, capsys):
+    """The probes, the barriers, the correlation, and the page made from the folder."""
+    bridge_at(tmp_path)
+    out = tmp_path / "scan"
+    words = ("--probe", "clean", "--probe", "robust", "--probe", "input-hessian", "--eps", "0.1", "--points", "5")
+    few = ("--n", "30", "--hessian-n", "10", "--attack-steps", "2", "--warm-start")
+    done = call(capsys, "scan", tmp_path, *words, *few, "--out", out, "--json").json
+    names = {column["name"] for column in done["columns"]}
+    assert {"robust_loss", "robust_error", "evasion_success", "input_eigenvalue", "input_cosine"} <= names
+    assert set(done["barriers"]) == {"test_loss", "test_error", "robust_loss", "robust_error"}
+    assert done["association"]["n"] == 5
+    for row in done["rows"]:
+        assert row["robust_loss"] >= row["test_loss"] - 1e-6
+        assert row["robust_error"] >= row["test_error"]
+    assert "scan.html" in call(capsys, "report", out).out
+    assert "under attack" in (out / "scan.html").read_text()

@@ -140,7 +140,7 @@ def test_metrics_are_tracked(capsys, tmp_path):
     assert call(capsys, "train", *ARCH, "--steps", "10", "--track", "csv", "--out", tmp_path / "a").code == 0
     (path,) = (tmp_path / "a" / "track").rglob("metrics.csv")
     header, *rows = path.read_text().splitlines()
-    assert set(header.split(",")) == {"step", "loss", "error", "learning_rate"}
+    assert set(header.split(",")) == {"step", "loss", "error", "learning_rate", "gradient_norm", "distance"}
     assert len(rows) == 10
 
 
@@ -164,3 +164,70 @@ def test_further_settings_are_json_or_text():
         {"steps": 3, "clip": None}, ["clip=2.5", "decay=points", "milestones=[0.1]", "plan.num-points=4"]
     )
     assert found == {"steps": 3, "clip": 2.5, "decay": "points", "milestones": [0.1], "num_points": 4}
+
+
+def test_training_against_an_adversary(capsys, tmp_path):
+    """Every set of weights that is left is saved and stands on its own; the budget follows its schedule."""
+    out = tmp_path / "robust"
+    words = ("--arch", "mlp:depth=1", "--width", "16", "--data", "digits", "--steps", "40", "--batch-size", "32")
+    against = ("--adversary", "pgd", "--eps", "0.1", "--attack-steps", "2", "--schedule", "periodic-linear")
+    more = (
+        "--resets",
+        "0.5",
+        "--average",
+        "0.9",
+        "--validation",
+        "60",
+        "--train-n",
+        "300",
+        "--keep",
+        "best",
+        "--log-every",
+        "4",
+    )
+    done = call(capsys, "train", *words, *against, *more, "--out", out, "--json").json
+    assert done["train_n"] == 300
+    assert done["gradient_evaluations"] == 40 * 3
+    assert set(done["standings"]) == {"last", "best", "averaged", "snapshots"}
+    for held in done["standings"].values():
+        assert held["robust_accuracy"]["value"] <= held["clean_accuracy"]["value"]
+    assert {"model", "last", "averaged", "snapshot-1", "snapshot-2", "measured"} <= set(done["files"])
+    history = Table.load(out / "history.json")
+    assert history.values("step") == list(range(4, 41, 4))
+    share = [((step - 1) / 40 * 2) % 1 for step in range(4, 41, 4)]
+    assert history.values("radius") == pytest.approx([min(1.0, 2 * p) * 0.1 for p in share])
+    measured = Table.load(out / "measured.json")
+    assert {"validation_robust_error", "dead_layers", "dead_units"} <= set(measured.names)
+    best = load_model("mlp:depth=1", out / "model.safetensors", num_classes=10, input_shape=(1, 8, 8), width=16)[0]
+    test = load_data("digits").test
+    right = correct(logits(best, test), test.y).double().mean().item()
+    assert done["clean_accuracy"]["value"] == pytest.approx(right)
+    assert done["standings"]["best"]["clean_accuracy"]["value"] == pytest.approx(right)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--adversary", "pgd"), "`eps` should be given with --adversary, such as --eps 8/255. Found none."),
+        (("--eps", "8/255"), "`eps` should come with --adversary. Found none."),
+        (
+            ("--schedule", "cosine"),
+            "`schedule` should come with --adversary. Found none. The learning rate's schedule is --lr-schedule.",
+        ),
+        (("--adversary-set", "beta=2"), "`adversary-set` should come with --adversary. Found none."),
+        (("--adversary", "pgd", "--eps", "8"), "Say 8/255?"),
+        (("--adversary", "pgd", "--eps", "0"), "`radius` should be"),
+        (("--adversary", "pdg", "--eps", "0.1"), "pgd"),
+        (("--adversary", "pgd", "--eps", "0.1", "--schedule", "period-cosine"), "periodic-cosine"),
+        (("--resets", "half"), "`resets` should be numbers such as 0.5,0.75. Found 'half'."),
+        (("--keep", "best"), "`keep` should be last without an adversary and --validation N. Found best."),
+        (("--keep", "averaged"), "`keep` should be last without --average DECAY. Found averaged."),
+        (("--keep", "snapshots"), "averaged"),
+    ],
+)
+def test_an_adversary_that_cannot_be(capsys, tmp_path, words, message):
+    done = call(capsys, "train", "--arch", "mlp:depth=1", "--data", "digits", *words, "--out", tmp_path / "run")
+    assert done.code == 2
+    assert message in done.err
+    assert "Traceback" not in done.err
+    assert not (tmp_path / "run").exists()

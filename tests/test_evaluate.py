@@ -29,7 +29,7 @@ def test_logits_are_those_of_evaluation_mode() -> None:
     found = logits(model, data)
     assert found.dtype == torch.float32
     assert not found.requires_grad
-    assert torch.equal(found, expected.detach())
+    torch.testing.assert_close(found, expected.detach())  # the channels-last kernel may round otherwise
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 500])

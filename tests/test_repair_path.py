@@ -19,6 +19,7 @@ from isthmus.repair.path import PathRepair
 from isthmus.repair.protocol import Clean, Repaired
 from isthmus.settle import Recalibrate
 from isthmus.training.fit import fit_module
+from isthmus.training.objective import Own
 from isthmus.training.plan import Plan
 from isthmus.training.session import Session
 from repair_example import suspects, trusted
@@ -117,7 +118,7 @@ def test_an_objective_of_ones_own_is_trained_on_trusted_images_only() -> None:
         logits = model(x)
         return 2 * cross_entropy(logits, y), logits
 
-    found = run(PathRepair(PLAN, points=3, objective=objective))
+    found = run(PathRepair(PLAN, points=3, objective=Own(objective)))
     assert len(seen) == 12
     contents = set(trusted().train.contents())
     bytes_seen = (torch.cat(seen) * 255).round().byte()

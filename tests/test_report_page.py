@@ -3,13 +3,11 @@
 import json
 import re
 import runpy
-from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 
 import plotly.graph_objects as go
 import pytest
-from plotly.offline import get_plotlyjs
 
 from isthmus.report import Choice, summarise
 from isthmus.report.blocks import resource
@@ -19,47 +17,11 @@ from isthmus.report.figures import label, labels, path_figure
 from isthmus.report.heat import surface_figures
 from isthmus.report.html import compact, cost_rows, page
 from isthmus.report.summary_page import summary_page
+from page_reader import own, read
 
 example = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("report_example.py"))))
 document, entry = example.document, example.entry
 EVIL = "<script>alert(1)</script>"
-VOID = {"meta", "br", "img", "hr", "link", "input"}
-
-
-class Reader(HTMLParser):
-    """Collects elements, text and ids, and fails where a tag is not closed in its turn."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if not {"script", "style"} & set(self.open):
-            self.text.append(data)
-
-
-def own(code: str) -> str:
-    """The page without plotly's own script, which is there exactly once."""
-    assert code.count(get_plotlyjs()) == 1
-    return code.replace(get_plotlyjs(), "")
-
-
-def read(code: str) -> Reader:
-    reader = Reader()
-    reader.feed(own(code))
-    reader.close()
-    assert reader.open == []
-    return reader
 
 
 def surface_document() -> object:

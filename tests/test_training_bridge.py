@@ -16,6 +16,7 @@ from isthmus.probes import Clean
 from isthmus.randomness import seed_of, stream
 from isthmus.settle import Recalibrate
 from isthmus.training.fit import fit
+from isthmus.training.objective import Own
 from isthmus.training.plan import Plan
 
 GEOMETRIES = {"bezier:3": 2, "chain:2": 2, "surface:2x2": 4}
@@ -131,7 +132,7 @@ def test_an_ascent_step_without_a_gradient_goes_nowhere(rho: float) -> None:
             logits = model(x)
             return scale * logits.sum(1), logits
 
-        found = fit(bridge, toy(), gradient_plan(sharpness=rho), seed=SEED, objective=objective).bridge.free
+        found = fit(bridge, toy(), gradient_plan(sharpness=rho), seed=SEED, objective=Own(objective)).bridge.free
         assert torch.equal(found, bridge.free)
 
 

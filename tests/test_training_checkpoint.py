@@ -14,6 +14,7 @@ from isthmus.data import Augment, Samples
 from isthmus.geometry.build import connect, parse_geometry, single
 from isthmus.training.checkpoint import Checkpoint
 from isthmus.training.fit import fit
+from isthmus.training.objective import Own
 from isthmus.training.plan import Plan
 from isthmus.training.session import Fitted, Session
 
@@ -80,8 +81,8 @@ def test_stopped_between_two_rows_of_the_history(tmp_path: Path) -> None:
     whole = fit(single(small(0)), toy(), plan, seed=1)
     session = Session(checkpoint=path, every_seconds=0.0)
     with pytest.raises(KeyboardInterrupt):
-        fit(single(small(0)), toy(), plan, seed=1, session=session, objective=objective)
-    resumed = fit(single(small(0)), toy(), plan, seed=1, session=session, objective=objective)
+        fit(single(small(0)), toy(), plan, seed=1, session=session, objective=Own(objective))
+    resumed = fit(single(small(0)), toy(), plan, seed=1, session=session, objective=Own(objective))
     assert calls == 14 + 202 - 13  # it did go on from there
     assert torch.equal(bits(resumed.bridge.free), bits(whole.bridge.free))
     assert resumed.history.frame.equals(whole.history.frame)
@@ -100,7 +101,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
 
 def test_every_seconds_spares_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[int] = []
-    monkeypatch.setattr(Checkpoint, "save", lambda _, state: steps.append(state["step"]))
+    monkeypatch.setattr(Checkpoint, "save", lambda _, state: steps.append(state["engine"]["step"]))
     bridge = single(small(0))
     fit(bridge, toy(), PLAN, seed=1, session=Session(checkpoint=tmp_path / "c.pt", every_seconds=3600.0))
     assert steps == [8]

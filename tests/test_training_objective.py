@@ -9,7 +9,7 @@ from fit_example import batches, gradient_plan, inputs, small, toy
 from isthmus.losses import cross_entropy, margin
 from isthmus.randomness import stream
 from isthmus.training.fit import fit_module
-from isthmus.training.objective import Supervised
+from isthmus.training.objective import Own, Supervised
 
 SEED = 2
 
@@ -18,7 +18,7 @@ SEED = 2
 def test_supervised_is_the_loss_on_the_labels(loss, generator: torch.Generator) -> None:
     model, samples = small(0), toy()
     x = inputs(samples, torch.arange(24))
-    losses, logits = Supervised(loss)(model, x, samples.y, generator=generator)
+    losses, logits = Supervised(loss)(model, x, samples.y, generator=generator, progress=0.0)()
     assert torch.equal(logits, model(x))
     assert torch.equal(losses, loss(logits, samples.y))
     assert losses.shape == (24,)
@@ -59,5 +59,5 @@ def test_an_objective_of_ones_own_draws_from_its_generator() -> None:
         noise = torch.randn(x.shape, generator=stream(SEED, "objective", 0, 0, 0), dtype=x.dtype)
         return functional.cross_entropy(model(x + noise), y, reduction="none").square().mean()
 
-    torch.testing.assert_close(step(noisy), gradient_of(expected), rtol=1e-10, atol=1e-13)
+    torch.testing.assert_close(step(Own(noisy)), gradient_of(expected), rtol=1e-10, atol=1e-13)
     assert seen == [(torch.Size([8, 3, 8, 8]), True)]

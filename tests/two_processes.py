@@ -11,6 +11,7 @@ from torch.nn import functional
 from fit_example import gradient_plan, small, toy
 from isthmus.geometry.build import connect, parse_geometry, single
 from isthmus.training.fit import fit
+from isthmus.training.objective import Own
 from isthmus.training.plan import Plan
 from isthmus.training.session import Session
 
@@ -40,7 +41,7 @@ def main(folder: Path) -> None:
     fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp")
     fabric.launch()
     session, seen = Session(fabric=fabric), Recording()
-    step = fit(curve(), toy(), STEP, seed=SEED, session=session, objective=seen)
+    step = fit(curve(), toy(), STEP, seed=SEED, session=session, objective=Own(seen))
     longer = fit(curve(norm=True), toy(), RUN, seed=SEED, session=session)
     model = fit(single(small(0)), toy(), RUN, seed=SEED, session=session)
     normed = fit(single(small(0, norm=True)), toy(), RUN, seed=SEED, session=session)

@@ -63,13 +63,15 @@ def correct(scores: Tensor, y: Tensor) -> Tensor:
 
 
 def checked_forward(model: nn.Module, x: Tensor, num_classes: int) -> Tensor:
-    """Return model(x), found to be logits (B, C) with C >= num_classes. Raises InputError where it is anything else, and where the model
-    refuses x."""
+    """Return model(x), found to be logits (B, C) with C >= num_classes.
+
+    Raises InputError where it is anything else, and where the model refuses x.
+    """
     try:
         return _checked(model(x), len(x), num_classes)
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, InputError):
         raise
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:  # a BatchNorm layer that normalises by the batch raises ValueError
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
             f"`model` should take inputs of shape (B, {', '.join(map(str, x.shape[1:]))}). Found: {reason}"

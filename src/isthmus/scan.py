@@ -80,17 +80,28 @@ def scan(
     module.requires_grad_(False)
     known = {tuple(row[name] for name in names): row for row in (watch.done if watch else ())}
     rows: list[Row] = []
-    for point in points:
-        u = tuple(point.tolist())
-        if u in known:
-            rows.append(dict(known[u]))
-            continue
+
+    def measured(u: tuple[float, ...], asked: Sequence[Probe]) -> Row:
+        point = torch.tensor(u, dtype=torch.float64)
         write(bridge, module, point)
         if settle is not None and bridge.corner(point) not in bridge.states:
             settle(module)
         row: Row = dict(zip(names, u, strict=True))
-        for probe in probes:
+        for probe in asked:
             row |= probe(module, generator=stream(seed, "scan", type(probe).__name__, *u))
+        return row
+
+    taken: tuple[float, ...] | None = None
+    for point in points:
+        u = tuple(point.tolist())
+        if u in known:
+            rows.append(dict(known[u]))
+            taken = u
+            continue
+        if taken is not None and (chained := [probe for probe in probes if getattr(probe, "chained", False)]):
+            measured(taken, chained)  # their memory of the point before
+        taken = None
+        row = measured(u, probes)
         rows.append(row)
         if watch is not None:
             watch.on_row(row)

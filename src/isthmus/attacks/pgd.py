@@ -17,6 +17,8 @@ from isthmus.losses import Loss, cross_entropy
 class PGD:
     """x_{k+1} = P(x_k + step * radius * d_k), d_k the steepest direction of the norm (Madry et al. 2018, eq. 2.2).
 
+    In L1 the steepest direction that the box has room for: the step is spread over the coordinates of largest gradient.
+
     steps: gradient passes of a restart. step: size of one, in radii (8/255 with 2/255 a step is 0.25). start: radius of the uniform
     random start, in radii; 0 starts at the image itself. restarts: independent starts. loss: what is made large, per sample.
     confine: project onto the ball; False, with the box alone, is the noise-augmented step of de Jorge et al. 2022, for training only.
@@ -60,6 +62,14 @@ class PGD:
                 self._climb(victim, threat, (x, begun), memory)
         return memory.result()
 
+    def climb(
+        self, victim: Victim, threat: Threat, batch: tuple[Tensor, Tensor], points: Tensor, *, keep: Keep = "verdict"
+    ) -> Attacked:
+        """Return what one restart finds that begins at `points`, which should lie in the threat around `batch` (x, y)."""
+        memory = Memory(*batch, keep)
+        self._climb(victim, threat, (batch[0], threat.project(batch[0], points)), memory)
+        return memory.result()
+
     def _begin(self, threat: Threat, x: Tensor, generator: torch.Generator) -> Tensor:
         if self.start == 0:
             return x.clone()
@@ -88,7 +98,7 @@ class PGD:
         memory.note(points, self.loss(logits, y), logits)
 
     def _moved(self, threat: Threat, base: Tensor, points: Tensor, gradient: Tensor) -> Tensor:
-        there = points + threat.ascent(gradient) * threat.radii(base) * self.step
+        there = threat.ascend(points, gradient, self.step)
         return threat.project(base, there) if self.confine else there.clamp(threat.low, threat.high)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from isthmus.cli import catalogue, connect, demo, errors, repair, report, scan, train
+from isthmus.cli import attack, catalogue, connect, demo, errors, repair, report, reproduce, scan, train
 from isthmus.cli.options import ARGUMENTS
 
 app = typer.Typer(
@@ -23,8 +23,10 @@ app.command("demo", epilog=demo.EPILOG)(demo.demo)
 app.command("train", epilog=train.EPILOG)(train.train)
 app.command("connect", epilog=connect.EPILOG)(connect.connect)
 app.command("scan", epilog=scan.EPILOG)(scan.scan)
+app.command("attack", epilog=attack.EPILOG)(attack.attack)
 app.command("repair", epilog=repair.EPILOG)(repair.repair)
 app.command("report", epilog=report.EPILOG)(report.report)
+app.command("reproduce", epilog=reproduce.EPILOG)(reproduce.reproduce)
 app.command("list", epilog=catalogue.LIST_EPILOG)(catalogue.list_names)
 data.command("get", epilog=catalogue.DATA_EPILOG)(catalogue.get)
 app.add_typer(data, name="data")

@@ -6,7 +6,7 @@ import typer
 
 from isthmus.cli import options as o
 
-KINDS = "models|data|geometries|methods|probes|triggers"
+KINDS = "models|data|geometries|methods|probes|triggers|attacks"
 LIST_EPILOG = """Examples:
 
 isthmus list models
@@ -23,7 +23,7 @@ def list_names(
     kind: Annotated[str | None, typer.Argument(metavar=f"[{KINDS}]", help="What to list. Default: all.")] = None,
     json: o.Json = False,
 ) -> int:
-    """List what can be named: models, data sets, geometries, methods, probes, triggers."""
+    """List what can be named: models, data sets, geometries, methods, probes, triggers, attacks."""
     from isthmus.cli.output import print_json, print_table
     from isthmus.recipes.catalogue import CATALOGUE, catalogue
 

@@ -4,9 +4,12 @@ from typing import Annotated
 
 import typer
 
+from isthmus.cli import adversary as a
 from isthmus.cli import options as o
 
 EPILOG = """Examples:
+
+isthmus connect runs/a/model.safetensors runs/b/model.safetensors --adversary pgd --eps 8/255 --out runs/robust-ab
 
 isthmus connect runs/a/model.safetensors runs/b/model.safetensors --steps 800 --out runs/ab
 
@@ -40,8 +43,16 @@ def connect(  # noqa: PLR0913  one parameter for each option
     learning_rate: o.LearningRate = None,
     optimizer: o.Optimizer = None,
     weight_decay: o.WeightDecay = None,
-    schedule: o.Schedule = None,
+    lr_schedule: o.Schedule = None,
     sharpness: o.Sharpness = None,
+    adversary: a.Method = None,
+    eps: a.Eps = None,
+    norm: a.Norms = None,
+    attack_steps: a.AttackSteps = None,
+    schedule: a.Schedule = None,
+    resets: a.Resets = None,
+    awp: a.Awp = None,
+    adversary_set: a.Further = None,
     augment: o.Augment = "auto",
     precision: o.Precision = None,
     further: o.Set = None,
@@ -71,9 +82,10 @@ def connect(  # noqa: PLR0913  one parameter for each option
                 "learning_rate": learning_rate,
                 "optimizer": optimizer,
                 "weight_decay": weight_decay,
-                "schedule": schedule,
+                "schedule": lr_schedule,
                 "sharpness": sharpness,
                 "precision": precision,
+                **a.plan_extras(resets, awp),
             },
             further,
         )
@@ -87,6 +99,9 @@ def connect(  # noqa: PLR0913  one parameter for each option
         width=width,
         size=size,
         augment=augment,
+        adversary=a.adversary_from(
+            {"method": adversary, "eps": eps, "norms": norm, "steps": attack_steps, "schedule": schedule}, adversary_set
+        ),
         plan=plan,
         seed=seed,
     )

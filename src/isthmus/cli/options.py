@@ -111,7 +111,10 @@ WeightDecay = Annotated[float | None, typer.Option("--weight-decay", help="Defau
 Schedule = Annotated[
     str | None,
     typer.Option(
-        "--schedule", metavar="cosine|multistep|triangular|constant", help="Default cosine.", rich_help_panel=TRAINING
+        "--lr-schedule",
+        metavar="cosine|multistep|triangular|constant",
+        help="Of the learning rate. Default cosine.",
+        rich_help_panel=TRAINING,
     ),
 ]
 Sharpness = Annotated[
@@ -139,22 +142,27 @@ def given(**values: object) -> dict[str, object]:
 
 
 def plan_settings(values: Mapping[str, object], further: Sequence[str] | None) -> dict[str, object]:
-    """Return the settings of a plan: the options given, then `--set NAME=VALUE` (JSON values, else text)."""
+    """Return the settings of a plan: the options given, then `--set NAME=VALUE`."""
+    return given(**values) | settings(further, "--set")
+
+
+def settings(texts: Sequence[str] | None, option: str) -> dict[str, object]:
+    """Return what was given as NAME=VALUE (JSON values, else text)."""
     import json
 
     from isthmus._check import InputError
 
-    settings = given(**values)
-    for text in further or ():
+    found: dict[str, object] = {}
+    for text in texts or ():
         name, equals, value = text.partition("=")
         if not equals or not name:
-            raise InputError(f"`--set` should be NAME=VALUE. Found {text!r}.")
+            raise InputError(f"`{option}` should be NAME=VALUE. Found {text!r}.")
         name = name.removeprefix("plan.").replace("-", "_")
         try:
-            settings[name] = json.loads(value)
+            found[name] = json.loads(value)
         except ValueError:
-            settings[name] = value
-    return settings
+            found[name] = value
+    return found
 
 
 ARGUMENTS: ContextVar[tuple[str, ...]] = ContextVar("arguments", default=())

@@ -1,14 +1,21 @@
 """`isthmus report`."""
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from isthmus.cli import options as o
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Shown = tuple[object, Sequence[str]]
 EPILOG = """Examples:
 
 isthmus report runs/repaired
+
+isthmus report runs/scan
 
 isthmus report runs/demo --json
 
@@ -17,7 +24,9 @@ isthmus report --schema > report.schema.json
 
 
 def report(
-    folder: Annotated[str | None, typer.Argument(metavar="DIR", help="Folder with a report.json or demo.json.")] = None,
+    folder: Annotated[
+        str | None, typer.Argument(metavar="DIR", help="Folder of a repair, a demo, an attack or a scan.")
+    ] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of report.json.")] = False,
     json: o.Json = False,
 ) -> int:
@@ -25,9 +34,8 @@ def report(
     from pathlib import Path
 
     from isthmus._check import InputError
-    from isthmus.cli import demo, repair
     from isthmus.cli.output import print_json, print_lines
-    from isthmus.report import json_schema, read_report, read_summary, write_report, write_summary
+    from isthmus.report import json_schema
 
     if schema:
         print_json(json_schema())
@@ -37,16 +45,51 @@ def report(
             "`report` should be given a folder. Found none. Name the folder of a repair, or ask for --schema."
         )
     place = Path(folder)
-    if place.is_dir() and not (place / "report.json").exists() and (place / "demo.json").exists():
-        summary = read_summary(place)
-        write_summary(summary, place)
-        shown, lines = summary.model_dump(mode="json"), demo.lines_of(summary)
-    else:
-        document = read_report(place)
-        write_report(document, place if place.is_dir() else place.parent)
-        shown, lines = document.model_dump(mode="json"), repair.lines_of(document)
+    # In this order: an attack's folder holds a table.json too.
+    kind = next(
+        (kind for kind in (_repair, _demo, _attack, _scan) if (place / f"{NAMES[kind]}.json").is_file()), _repair
+    )
+    shown, lines = kind(place)
     if json:
         print_json(shown)
     else:
         print_lines(lines)
     return 0
+
+
+def _repair(place: "Path") -> Shown:
+    from isthmus.cli.repair import lines_of
+    from isthmus.report import read_report, write_report
+
+    document = read_report(place)
+    write_report(document, place if place.is_dir() else place.parent)
+    return document.model_dump(mode="json"), lines_of(document)
+
+
+def _demo(place: "Path") -> Shown:
+    from isthmus.cli.demo import lines_of
+    from isthmus.report import read_summary, write_summary
+
+    summary = read_summary(place)
+    write_summary(summary, place)
+    return summary.model_dump(mode="json"), lines_of(summary)
+
+
+def _attack(place: "Path") -> Shown:
+    from isthmus.report import write_attack
+    from isthmus.report.attack import attack_verdict
+
+    document = write_attack(place)
+    return document.model_dump(mode="json"), [attack_verdict(document), f"written: {place / 'attack.html'}"]
+
+
+def _scan(place: "Path") -> Shown:
+    from isthmus.report import write_scan
+    from isthmus.report.scan_text import association_sentences, scan_barriers, scan_verdict
+
+    table = write_scan(place)
+    lines = [scan_verdict(table, scan_barriers(table)[0]), *association_sentences(table)]
+    return table.to_json(), [*lines, f"written: {place / 'scan.html'}"]
+
+
+NAMES = {_repair: "report", _demo: "demo", _attack: "attack", _scan: "table"}

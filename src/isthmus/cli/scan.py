@@ -6,11 +6,14 @@ import typer
 
 from isthmus.cli import options as o
 
+ATTACK = "Attack of the probe robust, images of input-hessian"
 EPILOG = """Examples:
 
 isthmus scan runs/ab --points 31 --probe clean --json
 
 isthmus scan runs/ab --data cifar10 --n 1000 --probe backdoor --test-trigger patch:size=3,at=28x28 --target 1 --out runs/scan
+
+isthmus scan runs/ab --probe clean --probe robust --probe input-hessian --eps 8/255 --out runs/robust-scan
 
 isthmus scan runs/abcd --grid 5x5 --probe clean --probe distance
 """
@@ -29,10 +32,35 @@ def scan(  # noqa: PLR0913  one parameter for each option
     n: Annotated[int, typer.Option("--n", min=1, help="At most N test images, a stratified choice.")] = 1000,
     probe: Annotated[
         list[str] | None,
-        typer.Option("--probe", metavar="clean|backdoor|distance", help="What to measure; repeatable. Default clean."),
+        typer.Option(
+            "--probe",
+            metavar="clean|robust|...",
+            help="What to measure (isthmus list probes); repeatable. Default clean.",
+        ),
     ] = None,
     test_trigger: o.TestTrigger = None,
     target: o.Target = None,
+    norm: Annotated[
+        str, typer.Option("--norm", metavar="linf|l2|l1", help="Threat of the probe robust.", rich_help_panel=ATTACK)
+    ] = "linf",
+    eps: Annotated[
+        str, typer.Option("--eps", metavar="R", help="Its radius, in units of the input.", rich_help_panel=ATTACK)
+    ] = "8/255",
+    attack_steps: Annotated[
+        int, typer.Option("--attack-steps", min=1, help="Steps of its PGD attack.", rich_help_panel=ATTACK)
+    ] = 10,
+    restarts: Annotated[int, typer.Option("--restarts", min=1, help="Its random starts.", rich_help_panel=ATTACK)] = 1,
+    warm_start: Annotated[
+        bool,
+        typer.Option(
+            "--warm-start",
+            help="Attack also from what was found at the point before, and keep the worse.",
+            rich_help_panel=ATTACK,
+        ),
+    ] = False,
+    hessian_n: Annotated[
+        int, typer.Option("--hessian-n", min=1, help="Images of the probe input-hessian.", rich_help_panel=ATTACK)
+    ] = 200,
     settle_n: Annotated[
         int,
         typer.Option(
@@ -70,6 +98,12 @@ def scan(  # noqa: PLR0913  one parameter for each option
         probes=tuple(probe or ("clean",)),
         test_trigger=test_trigger,
         target=target,
+        norm=norm,  # pyright: ignore[reportArgumentType]  checked by the recipe
+        eps=eps,  # pyright: ignore[reportArgumentType]  text such as 8/255, read by the recipe
+        attack_steps=attack_steps,
+        restarts=restarts,
+        warm=warm_start,
+        hessian_n=hessian_n,
         settle_n=settle_n,
         seed=seed,
     )
@@ -84,4 +118,6 @@ def scan(  # noqa: PLR0913  one parameter for each option
         for name, barrier in found.items():
             place = "" if barrier.t is None else f" at t = {barrier.t:.3g}"
             print_lines([f"{column}, {name}: {barrier.value:.4g} {barrier.unit}{place} ({barrier.definition})"])
+    if result.association is not None:
+        print_lines([f"robust loss ~ input eigenvalue: {result.association}"])
     return 0

@@ -4,11 +4,14 @@ from typing import Annotated
 
 import typer
 
+from isthmus.cli import adversary as a
 from isthmus.cli import options as o
 
 EPILOG = """Examples:
 
 isthmus train --arch cnn --data digits --out runs/a
+
+isthmus train --arch lenet --data mnist --adversary pgd --eps 0.3 --schedule periodic-cosine --validation 1000 --out runs/r
 
 isthmus train --arch resnet18 --width 16 --data cifar10 --hold-out 2500 --tamper-trigger patch:size=3,at=28x28 --target 1 --out runs/t
 """
@@ -39,13 +42,45 @@ def train(  # noqa: PLR0913  one parameter for each option
     hold_out_seed: Annotated[
         int, typer.Option("--hold-out-seed", metavar="S", help="Which N images. Repair uses those of 0.")
     ] = 0,
+    train_n: Annotated[int | None, typer.Option("--train-n", metavar="N", help="Train on at most N images.")] = None,
+    validation: Annotated[
+        int | None,
+        typer.Option(
+            "--validation",
+            metavar="N",
+            help="Set N training images aside; against an adversary the weights best on them are saved too.",
+        ),
+    ] = None,
+    average: Annotated[
+        float | None,
+        typer.Option("--average", metavar="DECAY", help="Also save an exponential average of the weights (0.999)."),
+    ] = None,
+    keep: Annotated[
+        str, typer.Option("--keep", metavar="last|best|averaged", help="Which weights are the model.")
+    ] = "last",
     steps: o.Steps = None,
+    epochs: Annotated[
+        float | None,
+        typer.Option("--epochs", min=0.0, help="Instead of --steps.", rich_help_panel=o.TRAINING),
+    ] = None,
+    log_every: Annotated[
+        int | None,
+        typer.Option("--log-every", min=1, help="Steps between rows of the history.", rich_help_panel=o.TRAINING),
+    ] = None,
     batch_size: o.BatchSize = None,
     learning_rate: o.LearningRate = None,
     optimizer: o.Optimizer = None,
     weight_decay: o.WeightDecay = None,
-    schedule: o.Schedule = None,
+    lr_schedule: o.Schedule = None,
     sharpness: o.Sharpness = None,
+    adversary: a.Method = None,
+    eps: a.Eps = None,
+    norm: a.Norms = None,
+    attack_steps: a.AttackSteps = None,
+    schedule: a.Schedule = None,
+    resets: a.Resets = None,
+    awp: a.Awp = None,
+    adversary_set: a.Further = None,
     augment: o.Augment = "auto",
     precision: o.Precision = None,
     further: o.Set = None,
@@ -75,9 +110,12 @@ def train(  # noqa: PLR0913  one parameter for each option
                 "learning_rate": learning_rate,
                 "optimizer": optimizer,
                 "weight_decay": weight_decay,
-                "schedule": schedule,
+                "schedule": lr_schedule,
                 "sharpness": sharpness,
                 "precision": precision,
+                "average": average,
+                "log_every": log_every,
+                **a.plan_extras(resets, awp),
             },
             further,
         )
@@ -90,9 +128,16 @@ def train(  # noqa: PLR0913  one parameter for each option
         tamper_trigger=tamper_trigger,
         target=target,
         rate=rate,
+        train_n=train_n,
+        validation=validation,
+        keep=keep,  # pyright: ignore[reportArgumentType]  checked by the recipe
+        epochs=epochs,
         hold_out=hold_out,
         hold_out_seed=hold_out_seed,
         augment=augment,
+        adversary=a.adversary_from(
+            {"method": adversary, "eps": eps, "norms": norm, "steps": attack_steps, "schedule": schedule}, adversary_set
+        ),
         plan=plan,
         seed=seed,
     )
@@ -112,6 +157,13 @@ def train(  # noqa: PLR0913  one parameter for each option
             f"{result.arch} on {result.train_n:,} images of {result.data}{tampered}: {result.seconds:.1f} s",
             *rate_text("test accuracy", result.clean_accuracy),
             *rate_text("attack success", result.attack_success),
+            *(
+                line
+                for name, held in result.standings.items()
+                for line in rate_text(f"robust accuracy, {name}", held.robust_accuracy)
+            ),
+            *result.dead_layers,
+            *(f"warning: {said}" for said in result.warnings),
             f"written: {result.files['model']}",
         ]
     )

@@ -33,7 +33,7 @@ def gram(bridge: Bridge) -> Tensor:
         block = points[:, start : start + _CHUNK].double()
         block = block - block[:1]
         total += (block @ block.T).cpu()
-    return total
+    return (total + total.T) / 2  # a product of a matrix with itself is symmetric but for the kernel's rounding
 
 
 def metric(bridge: Bridge, u: float | tuple[float, ...] | Tensor, *, gram_matrix: Tensor | None = None) -> Tensor:

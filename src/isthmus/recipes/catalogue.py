@@ -1,4 +1,4 @@
-"""What there is to name: models, data sets, geometries, methods, probes, triggers."""
+"""What there is to name: models, data sets, geometries, methods, probes, triggers, attacks."""
 
 from collections.abc import Callable, Mapping
 
@@ -61,6 +61,16 @@ def _triggers() -> Listing:
     }
 
 
+def _attacks() -> Listing:
+    from isthmus.attacks.suites import ATTACKS, SUITES
+
+    known = {
+        name: kind.about + (f"; settings {', '.join(kind.options)}" if kind.options else "")
+        for name, kind in ATTACKS.items()
+    }
+    return SUITES | known | {"NAME:setting=value+NAME": "several, one after the other on what is left"}
+
+
 CATALOGUE: Mapping[str, Callable[[], Listing]] = {
     "models": _models,
     "data": _data,
@@ -68,11 +78,12 @@ CATALOGUE: Mapping[str, Callable[[], Listing]] = {
     "methods": _methods,
     "probes": _probes,
     "triggers": _triggers,
+    "attacks": _attacks,
 }
 
 
 def catalogue(kind: str) -> Listing:
-    """Return name -> one line about it for `models`, `data`, `geometries`, `methods`, `probes` or `triggers`."""
+    """Return name -> one line about it for `models`, `data`, `geometries`, `methods`, `probes`, `triggers` or `attacks`."""
     if kind not in CATALOGUE:
         raise unknown("list", kind, CATALOGUE)
     return CATALOGUE[kind]()

@@ -16,6 +16,7 @@ from isthmus.recipes.reserve import reserve
 from isthmus.recipes.task import Task, data_for, plan_for, task_for
 from isthmus.runs import Run
 from isthmus.store import save_bridge
+from isthmus.training.adversary import Adversary
 from isthmus.training.fit import fit
 from isthmus.training.plan import Plan
 from isthmus.training.session import Fitted, Session
@@ -26,6 +27,7 @@ class ConnectRecipe(BaseModel):
 
     models: weight files, in the order of the geometry's corners. arch, data: taken from the files where they say it. clean: so many
     images of the training split (the reserve of seed 0, see :func:`isthmus.recipes.reserve.reserve`); None for all of it.
+    adversary: minimise the loss under attack, crafted on the interpolated model (Zhao et al. 2020; several norms: RMC, Wang et al. 2023).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -38,6 +40,7 @@ class ConnectRecipe(BaseModel):
     width: int | None = Field(default=None, ge=1)
     size: int | None = Field(default=None, ge=1)
     augment: str = "auto"
+    adversary: Adversary | None = None
     plan: Plan = Field(default_factory=Plan)
     seed: int = 0
 
@@ -84,7 +87,7 @@ def run_connect(recipe: ConnectRecipe, run: Run, *, session: Session | None = No
     models, notes = _load(recipe, task, run)
     bridge = connect(models, basis, names=recipe.models)
     samples = splits.train if recipe.clean is None else reserve(splits, recipe.clean)[0]
-    fitted = _fitted(bridge, samples, plan_for(recipe.plan, recipe.augment, splits), recipe.seed, run, session)
+    fitted = _fitted(bridge, samples, recipe, plan_for(recipe.plan, recipe.augment, splits), run, session)
     if not run.primary:
         return None
     bridge = bridge if fitted is None else fitted.bridge
@@ -130,13 +133,14 @@ def _load(recipe: ConnectRecipe, task: Task, run: Run) -> tuple[list[nn.Module],
 
 
 def _fitted(
-    bridge: Bridge, samples: Samples, plan: Plan, seed: int, run: Run, session: Session | None
+    bridge: Bridge, samples: Samples, recipe: ConnectRecipe, plan: Plan, run: Run, session: Session | None
 ) -> Fitted | None:
     """Return the trained bridge, None where there is nothing to train."""
     if bridge.free.shape[0] == 0:
         return None
     session = replace(session or Session(), checkpoint=run.file("checkpoint.pt"))
-    return fit(bridge, samples, plan, seed=seed, session=session)
+    objective = None if recipe.adversary is None else recipe.adversary.objective(plan.cycle_starts)
+    return fit(bridge, samples, plan, seed=recipe.seed, objective=objective, session=session)
 
 
 def _training(fitted: Fitted) -> Training:

@@ -11,12 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from isthmus._check import InputError, require, unknown
+from isthmus.association import Association, associate_columns
+from isthmus.attacks.pgd import PGD
+from isthmus.attacks.threat import Norm, Threat
 from isthmus.barrier import Barrier, barriers
 from isthmus.data import Samples, Splits, load_data
 from isthmus.files import atomic, sha256
 from isthmus.geometry import gram
 from isthmus.geometry.bridge import Bridge
-from isthmus.probes import Backdoor, Clean, Distance, Probe
+from isthmus.probes import Backdoor, Clean, Distance, InputHessian, Probe, Robust
 from isthmus.randomness import stream
 from isthmus.recipes.task import data_for, task_for
 from isthmus.runs import Run
@@ -25,14 +28,18 @@ from isthmus.settle import Recalibrate, running_layers
 from isthmus.store import load_bridge, read_header
 from isthmus.table import Column, Table
 from isthmus.tampering import parse_target, parse_trigger
+from isthmus.training.adversary import Radius
 from isthmus.training.session import Monitor
 
 PROBES = {
     "clean": "mean cross-entropy and error on test images",
     "backdoor": "attack success and recovery accuracy on triggered test images; needs --test-trigger and --target",
     "distance": "distance of the weights to each model of the bridge",
+    "robust": "largest loss, error and evasion success on test images under attack; --norm, --eps, --attack-steps",
+    "input-hessian": "largest eigenvalue of the Hessian of the loss in each test image; exact for piecewise linear networks",
 }
 TABLE = "table.json"
+MEASURES = ("test_loss", "test_error", "robust_loss", "robust_error")  # whose barriers are told
 EVERY_SECONDS = 1.0  # how often the rows so far are written
 
 
@@ -41,7 +48,8 @@ class ScanRecipe(BaseModel):
 
     bridge: a bridge file, or a folder with a `bridge.safetensors`. grid: `31` points on a curve, `5x5` on a surface. n: at most so
     many test images, a stratified choice; None for all. settle_n: at most so many training images on which BatchNorm statistics
-    are recomputed at every point. test_trigger and target only measure.
+    are recomputed at every point. test_trigger and target only measure. norm, eps, attack_steps, attack_step (in radii), restarts, warm:
+    of the probe `robust`. hessian_n: of the images, so many for `input-hessian`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,24 +64,42 @@ class ScanRecipe(BaseModel):
     probes: tuple[str, ...] = Field(default=("clean",), min_length=1)
     test_trigger: str | None = None
     target: str | None = None
+    norm: Norm = "linf"
+    eps: Radius = 8 / 255
+    attack_steps: int = Field(default=10, ge=1)
+    attack_step: float = Field(default=0.25, gt=0)
+    restarts: int = Field(default=1, ge=1)
+    warm: bool = False
+    hessian_n: int = Field(default=200, ge=1)
     settle_n: int = Field(default=2000, ge=2)
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Scanned:
-    """A scanned bridge: its table and, for a curve with both ends, the barriers of each measured loss and error."""
+    """A scanned bridge: its table and, for a curve with both ends, the barriers of each measured loss and error.
+
+    association: of the robust loss with the largest input eigenvalue along a curve, where both were measured.
+    """
 
     table: Table
     barriers: dict[str, dict[str, Barrier]]
     files: dict[str, str] = field(default_factory=dict[str, str])
+    association: Association | None = None
 
     def to_json(self) -> dict[str, object]:
-        """Return rows, columns, meta and barriers (column -> name -> barrier) as JSON values."""
+        """Return rows, columns, meta, barriers (column -> name -> barrier) and the association as JSON values."""
         found = {
             column: {name: asdict(barrier) for name, barrier in held.items()} for column, held in self.barriers.items()
         }
-        return {"status": "done", **self.table.to_json(), "barriers": found, "files": self.files}
+        related = None if self.association is None else asdict(self.association)
+        return {
+            "status": "done",
+            **self.table.to_json(),
+            "barriers": found,
+            "association": related,
+            "files": self.files,
+        }
 
 
 def run_scan(recipe: ScanRecipe, run: Run | None = None, *, monitor: Monitor | None = None) -> Scanned:
@@ -103,13 +129,14 @@ def run_scan(recipe: ScanRecipe, run: Run | None = None, *, monitor: Monitor | N
     meta = {**table.meta, "bridge": str(path), "data": splits.name, "seconds": perf_counter() - began}
     table = _with_speed(Table(table.frame, table.columns, meta), bridge)
     found = _barriers(table)
+    related = _association(table)
     if run is None:
-        return Scanned(table, found)
+        return Scanned(table, found, association=related)
     files = {
         "table": str(run.save(TABLE, table.save)),
         "csv": str(run.save("table.csv", lambda place: _write_csv(table, place))),
     }
-    return Scanned(table, found, files)
+    return Scanned(table, found, files, related)
 
 
 def bridge_file(path: str) -> Path:
@@ -147,6 +174,12 @@ def make_probes(recipe: ScanRecipe, bridge: Bridge, splits: Splits) -> list[Prob
             case "distance":
                 corners = [index for _, index in bridge.basis.corners]
                 probes += [Distance(bridge.row(index), f"model_{place}") for place, index in enumerate(corners)]
+            case "robust":
+                attack = PGD(recipe.attack_steps, recipe.attack_step, restarts=recipe.restarts)
+                probes.append(Robust(test, Threat(recipe.norm, recipe.eps), attack, warm=recipe.warm))
+            case "input-hessian":
+                part = test.subset(min(recipe.hessian_n, len(test)), generator=stream(recipe.seed, "hessian"))
+                probes.append(InputHessian(part))
             case _:
                 raise unknown("probe", name, PROBES)
     return probes
@@ -210,7 +243,15 @@ def _barriers(table: Table) -> dict[str, dict[str, Barrier]]:
     """Return the barriers of the test loss and error, where the scan is of a curve and has both ends and a point between."""
     if "t" not in table.names or len(table) < 3:
         return {}
-    return {name: barriers(table, value=name) for name in ("test_loss", "test_error") if name in table.names}
+    return {name: barriers(table, value=name) for name in MEASURES if name in table.names}
+
+
+def _association(table: Table) -> Association | None:
+    """Return how the robust loss goes with the input curvature along a curve (Zhao et al. 2020, proposition 1)."""
+    pair = ("robust_loss", "input_eigenvalue")
+    if "t" not in table.names or len(table) < 4 or not set(pair) <= set(table.names):
+        return None
+    return associate_columns(table, *pair, path=True)
 
 
 def _write_csv(table: Table, path: Path) -> None:

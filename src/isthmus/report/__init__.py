@@ -1,5 +1,6 @@
 """Reports: `report.json`, the page and the card. They read tables and documents, never a model."""
 
+from isthmus.report.attack import AttackDocument
 from isthmus.report.document import (
     SCHEMA_VERSION,
     Choice,
@@ -17,11 +18,12 @@ from isthmus.report.document import (
     comparison_table,
     json_schema,
 )
-from isthmus.report.folder import read_report, read_summary, write_report, write_summary
+from isthmus.report.folder import read_report, read_summary, write_attack, write_report, write_scan, write_summary
 from isthmus.report.summary import Line, SeedRun, Spread, Summary, summarise
 
 __all__ = [
     "SCHEMA_VERSION",
+    "AttackDocument",
     "Choice",
     "Cost",
     "Curve",
@@ -43,6 +45,8 @@ __all__ = [
     "read_report",
     "read_summary",
     "summarise",
+    "write_attack",
     "write_report",
+    "write_scan",
     "write_summary",
 ]

@@ -26,7 +26,7 @@ def text(value: str | Html) -> str:
     if isinstance(value, Html):
         return value.code
     joined = re.sub(r"(?<=\d)–(?=\d)", "&#8288;–&#8288;", html.escape(value))
-    joined = re.sub(r"\bn = (?=\d)", "n&nbsp;=&nbsp;", joined)
+    joined = re.sub(r"\b([nt]) = (?=\d)", r"\1&nbsp;=&nbsp;", joined)
     return re.sub(r"(?<=\d) %", "&nbsp;%", joined)
 
 

@@ -2,6 +2,7 @@
 
 import html
 from collections.abc import Mapping, Sequence
+from math import inf
 
 from isthmus.report.document import Curve, Document, Entry, RateEntry
 
@@ -9,11 +10,21 @@ Figure = dict[str, object]
 Row = Mapping[str, int | float | str | bool | None]
 
 LINES = {
+    "train_loss": ("loss, training", "validation", "dash"),
+    "validation_loss": ("loss, validation", "validation", "dot"),
+    "test_loss": ("loss, test", "accuracy", "solid"),
+    "robust_loss": ("loss, attacked", "attack", "solid"),
+    "train_error": ("error, training", "validation", "dash"),
     "validation_error": ("error, validation", "validation", "dot"),
     "test_error": ("error, test", "accuracy", "solid"),
+    "robust_error": ("error, attacked", "attack", "solid"),
+    "evasion_success": ("evasion success", "attack", "solid"),
+    "input_eigenvalue": ("largest input eigenvalue", "recovery", "solid"),
     "attack_success": ("attack success", "attack", "solid"),
     "recovery_accuracy": ("recovery accuracy", "recovery", "dash"),
 }
+SHARES = ("_error", "_success", "_accuracy", "_low", "_high")
+BOUNDS = (("low", "high"), ("median", "q90"))
 
 
 def label(text: str, length: int = 22) -> str:
@@ -38,8 +49,17 @@ def has_path(curve: Curve | None) -> bool:
 
 
 def scales(curve: Curve) -> dict[str, float]:
-    """Return for each column the factor that makes it a percentage: 100 where its unit is 1, else 1."""
-    return {column.name: 100.0 if column.unit == "1" else 1.0 for column in curve.columns}
+    """Return for each column its factor: 100 for a share in unit 1, which makes it a percentage, else 1."""
+    return {c.name: 100.0 if c.unit == "1" and c.name.endswith(SHARES) else 1.0 for c in curve.columns}
+
+
+def line_of(name: str) -> tuple[str, str, str]:
+    """Return (title, colour, dash) of a column; one that is not listed takes those of the line it is a kind of."""
+    if name in LINES:
+        return LINES[name]
+    kind = next((known for known in LINES if known in name), None)
+    title = html.escape(name.replace("_", " "), quote=False)
+    return (title, "validation", "dash") if kind is None else (title, LINES[kind][1], "dash")
 
 
 def value_of(row: Row, name: str) -> float | None:
@@ -48,25 +68,35 @@ def value_of(row: Row, name: str) -> float | None:
     return None if found is None or isinstance(found, str) else float(found)
 
 
-def _series(curve: Curve, name: str) -> list[tuple[float, float, float, float]]:
-    """Return (t, value, low, high) in % for the rows that measured the column, in order of t."""
+def series(curve: Curve, name: str) -> list[tuple[float, float, float, float]]:
+    """Return (t, value, low, high), shares in %, for the rows that measured the column, in order of t.
+
+    low and high are `NAME_low` and `NAME_high`, else `NAME_median` and `NAME_q90`, else the value.
+    """
     scale = scales(curve).get(name, 1.0)
+    known = {column.name for column in curve.columns}
+    pairs = [(f"{name}_{low}", f"{name}_{high}") for low, high in BOUNDS]
+    bounds = next((pair for pair in pairs if set(pair) <= known), pairs[0])
     points: list[tuple[float, float, float, float]] = []
     for row in curve.rows:
         t, value = value_of(row, "t"), value_of(row, name)
         if t is not None and value is not None:
-            low, high = value_of(row, f"{name}_low"), value_of(row, f"{name}_high")
+            low, high = (value_of(row, bound) for bound in bounds)
             points.append(
                 (t, scale * value, scale * (value if low is None else low), scale * (value if high is None else high))
             )
     return sorted(points)
 
 
-def _curve_traces(curve: Curve, name: str, axis: str) -> list[object]:
-    points = _series(curve, name)
+def curve_traces(curve: Curve, name: str, axis: str, *, floor: float = -inf) -> list[object]:
+    """Return the band, no lower than `floor`, and the line of a column along t on an axis such as `y2`; nothing if not measured."""
+    points = [(t, value, max(low, floor), high) for t, value, low, high in series(curve, name)]
     if not points:
         return []
-    title, colour, dash = LINES[name]
+    title, colour, dash = line_of(name)
+    unit = next((column.unit for column in curve.columns if column.name == name), "1")
+    share = unit == "%" or scales(curve).get(name) == 100
+    form, unit = (".1f", " %") if share else (".4g", "" if unit == "1" else f" {html.escape(unit, quote=False)}")
     t = [point[0] for point in points]
     band: Figure = {
         "type": "scatter",
@@ -81,6 +111,8 @@ def _curve_traces(curve: Curve, name: str, axis: str) -> list[object]:
         "legendgroup": name,
         "yaxis": axis,
     }
+    bounded = any((low, high) != (value, value) for _, value, low, high in points)
+    between = f" (%{{customdata[0]:{form}}}–%{{customdata[1]:{form}}})" if bounded else ""
     line: Figure = {
         "type": "scatter",
         "x": t,
@@ -91,10 +123,10 @@ def _curve_traces(curve: Curve, name: str, axis: str) -> list[object]:
         "mode": "lines+markers",
         "line": {"color": f"var:{colour}", "width": 2.5, "dash": dash},
         "marker": {"size": 5},
-        "hovertemplate": f"{title} %{{y:.1f}} % (%{{customdata[0]:.1f}}–%{{customdata[1]:.1f}})<extra></extra>",
+        "hovertemplate": f"{title} %{{y:{form}}}{unit}{between}<extra></extra>",
         "yaxis": axis,
     }
-    return [band, line]
+    return [band, line] if bounded else [line]
 
 
 def _mark(entry: Entry, rate: RateEntry, t: float, *, error: bool, axis: str, chosen: bool) -> Figure:
@@ -163,9 +195,9 @@ def path_figure(document: Document) -> Figure | None:
     curve = document.curve
     if curve is None or not has_path(curve):
         return None
-    attacked = any(_series(curve, name) for name in ("attack_success", "recovery_accuracy"))
-    traces = [trace for name in ("validation_error", "test_error") for trace in _curve_traces(curve, name, "y")]
-    traces += [trace for name in ("attack_success", "recovery_accuracy") for trace in _curve_traces(curve, name, "y2")]
+    attacked = any(series(curve, name) for name in ("attack_success", "recovery_accuracy"))
+    traces = [trace for name in ("validation_error", "test_error") for trace in curve_traces(curve, name, "y")]
+    traces += [trace for name in ("attack_success", "recovery_accuracy") for trace in curve_traces(curve, name, "y2")]
     marks = _ends(document)
     for t, entry, chosen in marks:
         traces.append(_mark(entry, entry.clean_accuracy, t, error=True, axis="y", chosen=chosen))

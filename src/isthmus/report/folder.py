@@ -1,4 +1,4 @@
-"""The report's files beside the weights: `report.json`, `report.html`, `card.md`; for several seeds `demo.json`, `.html`, `.md`."""
+"""The report's files: `report.json`, `.html` and `card.md` beside the weights, `demo.*` for several seeds, pages of scans and attacks."""
 
 import json
 from pathlib import Path
@@ -8,11 +8,15 @@ from pydantic import BaseModel, ValidationError
 
 from isthmus._check import InputError, require
 from isthmus.files import read_json, write_json, write_text
+from isthmus.report.attack import AttackDocument
+from isthmus.report.attack_page import attack_page
 from isthmus.report.card import card, summary_card
 from isthmus.report.document import SCHEMA_VERSION, Document
 from isthmus.report.html import page
+from isthmus.report.scan_page import ScanReport, scan_page
 from isthmus.report.summary import Summary
 from isthmus.report.summary_page import summary_page
+from isthmus.table import Table
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -46,6 +50,44 @@ def read_summary(path: str | Path) -> Summary:
     return _read(path, "demo.json", Summary)
 
 
+def write_scan(folder: str | Path) -> Table:
+    """Return the table of a scan's folder, and write its page as `scan.html` beside it. Raises InputError where there is none."""
+    place = Path(folder)
+    table = Table.load(place / "table.json")
+    ran = _manifest(place)
+    write_text(place / "scan.html", scan_page(ScanReport(table, ran.updated, ran.environment.isthmus, ran.command)))
+    return table
+
+
+def write_attack(folder: str | Path) -> AttackDocument:
+    """Return what is in the `attack.json` of a folder, and write its page as `attack.html` beside it. Raises InputError likewise."""
+    place = Path(folder)
+    file = place / "attack.json"
+    document = _validated(file, file.name, read_json(file), AttackDocument)
+    ran = _manifest(place)
+    page_text = attack_page(document, created=ran.updated, isthmus=ran.environment.isthmus, command=ran.command)
+    write_text(place / "attack.html", page_text)
+    return document
+
+
+class _Versions(BaseModel, frozen=True, extra="ignore"):
+    isthmus: str = ""
+
+
+class _Manifest(BaseModel, frozen=True, extra="ignore"):
+    """What a page shows of a run's manifest."""
+
+    updated: str = ""
+    command: tuple[str, ...] = ()
+    environment: _Versions = _Versions()
+
+
+def _manifest(folder: Path) -> _Manifest:
+    """Return the manifest of a run's folder, empty where there is none: a table may have been saved by hand."""
+    file = folder / "manifest.json"
+    return _validated(file, file.name, read_json(file), _Manifest) if file.is_file() else _Manifest()
+
+
 def _read(path: str | Path, name: str, model: type[Model]) -> Model:
     file = Path(path) / name if Path(path).is_dir() else Path(path)
     held = read_json(file)
@@ -60,10 +102,17 @@ def _read(path: str | Path, name: str, model: type[Model]) -> Model:
         version,
         "Read it with the version of Isthmus that wrote it.",
     )
+    return _validated(file, name, held, model)
+
+
+def _validated(file: Path, name: str, held: object, model: type[Model]) -> Model:
     try:
         return model.model_validate(held)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the whole"
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise InputError(f"`{file}` should be a {name} of Isthmus. Found in {where}: {first['msg']}{more}.") from error
+        article = "an" if name[0] in "aeio" else "a"
+        raise InputError(
+            f"`{file}` should be {article} {name} of Isthmus. Found in {where}: {first['msg']}{more}."
+        ) from error

@@ -1,6 +1,6 @@
 """Heat maps of what was measured over a surface."""
 
-from isthmus.report.document import Curve, Document
+from isthmus.report.document import Choice, Curve, Document
 from isthmus.report.figures import LINES, Figure, scales, value_of
 
 
@@ -13,16 +13,20 @@ def has_surface(curve: Curve | None) -> bool:
 
 def surface_figures(document: Document) -> list[tuple[str, Figure]]:
     """Return (title, heat map) over (u, v) for test error (validation error if it is all there is) and attack success."""
-    curve = document.curve
-    if curve is None or not has_surface(curve):
+    return [] if document.curve is None else surface_maps(document.curve, document.choice)
+
+
+def surface_maps(curve: Curve, choice: Choice | None = None) -> list[tuple[str, Figure]]:
+    """Return (title, heat map) over (u, v) for the errors and the successes of attacks that were measured."""
+    if not has_surface(curve):
         return []
     known = {name for row in curve.rows for name in row if value_of(row, name) is not None}
     error = "test_error" if "test_error" in known else "validation_error"
-    names = [name for name in (error, "attack_success") if name in known]
-    return [(f"{LINES[name][0].capitalize()} (%)", _heat_map(document, curve, name)) for name in names]
+    names = [name for name in (error, "robust_error", "evasion_success", "attack_success") if name in known]
+    return [(f"{LINES[name][0].capitalize()} (%)", _heat_map(curve, name, choice)) for name in names]
 
 
-def _heat_map(document: Document, curve: Curve, name: str) -> Figure:
+def _heat_map(curve: Curve, name: str, choice: Choice | None) -> Figure:
     scale = scales(curve).get(name, 1.0)
     cells = {(value_of(row, "u"), value_of(row, "v")): value_of(row, name) for row in curve.rows}
     us = sorted({u for u, _ in cells if u is not None})
@@ -40,9 +44,9 @@ def _heat_map(document: Document, curve: Curve, name: str) -> Figure:
     if len(us) * len(vs) <= 49:
         heat["texttemplate"] = "%{z:.0f}"
     traces: list[object] = [heat]
-    if document.choice is not None and len(document.choice.u) == 2:
+    if choice is not None and len(choice.u) == 2:
         marker: Figure = {"symbol": "circle-open", "size": 26, "color": "var:chosen", "line": {"width": 4}}
-        u, v = document.choice.u
+        u, v = choice.u
         traces.append(
             {
                 "type": "scatter",

@@ -1,5 +1,6 @@
 """Objectives: what is minimised at a point, per sample."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -8,12 +9,30 @@ from torch import Tensor, nn
 
 from isthmus.losses import Loss, cross_entropy
 
+Problem = Callable[[], tuple[Tensor, Tensor]]
+"""Evaluated at the model's weights of that moment: losses (B,) and the logits (B, C) on which the training error is counted."""
+
 
 class Objective(Protocol):
-    """Scores a model on a batch: `objective(model, x, y, generator=...) -> (losses (B,), logits (B, C))`, both with gradient."""
+    """Poses a batch as a problem: `objective(model, x, y, generator=..., progress=...) -> Problem`.
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return the losses per sample and the logits on which the training accuracy is counted."""
+    What depends on the weights but is not differentiated through, such as adversarial examples, is settled while posing. An ascent in
+    weight space (sharpness-aware, adversarial weights) then evaluates one problem at two places.
+    """
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, *, generator: torch.Generator, progress: float
+    ) -> Problem:
+        """Return the problem of this batch at `progress`, the share of the steps already done, in [0, 1)."""
+        ...
+
+    @property
+    def crafting(self) -> int:
+        """Return the gradient passes over a batch that posing takes."""
+        ...
+
+    def settings(self, progress: float) -> Mapping[str, float]:
+        """Return what is scheduled, by column of the history: `radius` in units of the input, or nothing."""
         ...
 
 
@@ -23,7 +42,53 @@ class Supervised:
 
     loss: Loss = cross_entropy
 
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, *, generator: torch.Generator, progress: float
+    ) -> Problem:
+        """Return loss(model(x), y) and model(x), to be evaluated."""
+
+        def evaluate() -> tuple[Tensor, Tensor]:
+            logits = model(x)
+            return self.loss(logits, y), logits
+
+        return evaluate
+
+    @property
+    def crafting(self) -> int:
+        """Return 0."""
+        return 0
+
+    def settings(self, progress: float) -> Mapping[str, float]:
+        """Return nothing: a plain loss has no schedule."""
+        return {}
+
+
+class Losses(Protocol):
+    """A function of one's own: `losses(model, x, y, generator=...) -> (losses (B,), logits (B, C))`, both with gradient."""
+
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return loss(model(x), y) and model(x)."""
-        logits = model(x)
-        return self.loss(logits, y), logits
+        """Return the losses per sample and the logits on which the training error is counted."""
+        ...
+
+
+@dataclass(frozen=True)
+class Own:
+    """The objective that a function of one's own computes; it draws the same at every evaluation of one problem."""
+
+    losses: Losses
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, *, generator: torch.Generator, progress: float
+    ) -> Problem:
+        """Return losses(model, x, y), to be evaluated."""
+        state = generator.get_state()
+        return lambda: self.losses(model, x, y, generator=generator.set_state(state))
+
+    @property
+    def crafting(self) -> int:
+        """Return 0, whatever the function does."""
+        return 0
+
+    def settings(self, progress: float) -> Mapping[str, float]:
+        """Return nothing."""
+        return {}
