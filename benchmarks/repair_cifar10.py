@@ -52,7 +52,7 @@ def train(out: Path, k: int, threads: int) -> Path:
     folder = out / f"suspect-{k}"
     if not finished(folder):
         poison = ("--tamper-trigger", TRIGGER, "--target", TARGET, "--rate", 0.1, "--hold-out", 2500)
-        rate = ("--learning-rate", 0.2, "--schedule", "triangular", "--set", "warmup=0.25", "--set", "nesterov=true")
+        rate = ("--learning-rate", 0.2, "--lr-schedule", "triangular", "--set", "warmup=0.25", "--set", "nesterov=true")
         plan = ("--steps", STEPS, "--batch-size", 128, *rate, "--threads", threads)
         model = ("--arch", "resnet18:width=16", "--data", "cifar10", "--seed", k)
         isthmus("train", *model, *poison, *plan, "--out", folder, *go_on(folder))
