@@ -161,6 +161,7 @@ class _Evaluation:
         began = perf_counter()
         before = [(victim.queries, victim.gradients) for victim in (self.crafting, self.exact)]
         x, y, threat = self.x[index].to(self.device), self.y[index].to(self.device), self.threat.take(index)
+        x = x.contiguous(memory_format=self.crafting.format(x))
         with self._chance(*names):
             fooled, points, claimed, out = self._attacked(attack, names, (x, y, threat))
         stage, place = progress.stages[-1], len(progress.stages) - 1

@@ -77,14 +77,20 @@ class Victim:
         shown = passes[0].detach() if self.passes == 1 else torch.stack(passes).detach().mean(0)
         return Look(shown, self, leaf, passes)
 
+    def format(self, x: Tensor) -> torch.memory_format:
+        """Return the order in which the model is asked, decided at the first question. Who keeps x in it saves a copy each time."""
+        if self._format is None:
+            device, dtype = placement(self.model)
+            self._format = memory_format_for(self.model, x[:1].detach().to(device, dtype))
+        return self._format
+
     def _forward(self, x: Tensor) -> Tensor:
         device, dtype = placement(self.model)
-        if self._format is None:
-            self._format = memory_format_for(self.model, x[:1].detach().to(device, dtype))
+        layout = self.format(x)
         self.queries += len(x)
         low = self.precision == "bf16-mixed"
         with torch.autocast(device.type, torch.bfloat16) if low else nullcontext():
-            moved = x.to(device, dtype).contiguous(memory_format=self._format)
+            moved = x.to(device, dtype).contiguous(memory_format=layout)
             with folded(self.folds):
                 out = checked_forward(self.model, moved, self.num_classes)
         return out.to(x.device, torch.promote_types(out.dtype, torch.float32))

@@ -128,7 +128,6 @@ def _endpoint(sizes: Sizes, kind: str, k: int) -> TrainRecipe:
         data=sizes.data,
         width=sizes.width,
         adversary=sizes.adversary if robust else None,
-        attack_n=sizes.n or 10_000,
         plan=sizes.robust_plan if robust else sizes.plan,
         # No two endpoints share their first weights: a pair that does is joined by less of a path.
         seed=1000 + k if robust else k,

@@ -72,13 +72,13 @@ SIZES: dict[str, Sizes] = {
         width=4,
         train_n=4000,
         of=60_000,
-        validation=500,
-        attack_n=1000,
+        validation=300,
+        attack_n=500,
         batch_size=32,
-        epochs=15,
-        budgets=(0.0, 0.1, 0.2, 0.3, 0.4),
-        rates=(1e-4, 3e-4, 1e-3),
-        cycle_rate=3e-4,
+        epochs=12,
+        budgets=(0.0, 0.1, 0.2, 0.4),
+        rates=(3e-4, 1e-3),
+        cycle_rate=1e-3,
         attack_steps=10,
         reach=1.25,
         average=0.995,
@@ -102,7 +102,7 @@ SIZES: dict[str, Sizes] = {
 }
 ABOUT = {
     "smoke": "digits, a network of width 2: does it run? Seconds; its numbers mean nothing",
-    "small": "MNIST, LeNet of width 4, 4,000 images, 15 epochs, 10 attack steps",
+    "small": "MNIST, LeNet of width 4, 4,000 images, 12 epochs, 10 attack steps",
     "paper": "MNIST, LeNet of width 16, 59,000 images (1,000 choose when to stop), 100 epochs, 50 attack steps of 0.01; for a GPU",
 }
 SEEDS = {"smoke": 1, "small": 3, "paper": 3}
