@@ -1,7 +1,7 @@
 """Attacks against other libraries, on models and images of one's own choice.
 
     python benchmarks/attacks.py verdicts --case CASE --case CASE ... [--n 500] [--out DIR]
-    python benchmarks/attacks.py speed --case CASE ... [--n 200] [--rounds 3] [--out DIR]
+    python benchmarks/attacks.py speed --case CASE ... [--n 50] [--pgd-n 500] [--rounds 3] [--out DIR]
 
 A CASE is LABEL,FILE,ARCH,DATA,NORM,EPS, for instance `net,runs/a/model.safetensors,resnet18:width=8,cifar10,linf,8/255`.
 
@@ -16,6 +16,7 @@ import argparse
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -34,6 +35,7 @@ from isthmus.data import Samples, load_data
 from isthmus.models import load_model
 from isthmus.rates import Rate
 
+Verdict = Callable[..., Tensor]
 FOOLBOX = {"linf": foolbox.attacks.LinfPGD, "l2": foolbox.attacks.L2PGD}
 
 
@@ -111,6 +113,9 @@ def verdicts(texts: list[str], n: int, out: Path) -> list[dict[str, object]]:
     for text in texts:
         case = Case.parse(text, n)
         name = f"{case.label}-{case.norm}"
+        if (out / f"{name}.json").is_file():
+            rows.append({k: v for k, v in json.loads((out / f"{name}.json").read_text()).items() if k != "robust"})
+            continue
         theirs = cached(out / f"{name}-reference.json", case.model, case.batch, norm=case.norm, eps=case.eps)
         found = robustness(case.model, case.samples, "standard", case.threat)
         mine, other = robust_of(found), torch.tensor(theirs["robust"], dtype=torch.bool)
@@ -137,38 +142,43 @@ def verdicts(texts: list[str], n: int, out: Path) -> list[dict[str, object]]:
     return rows
 
 
-def speed(texts: list[str], n: int, rounds: int) -> list[dict[str, object]]:
-    """Return one row for each case and comparison."""
+def speed(texts: list[str], n: int, pgd_n: int, rounds: int) -> list[dict[str, object]]:
+    """Return one row for each case and comparison: the whole suite once on n images, PGD in several rounds on `pgd_n`."""
     rows: list[dict[str, object]] = []
     for text in texts:
-        case = Case.parse(text, n)
-
-        def whole(case: Case = case) -> Tensor:
-            found = reference(case.model, *case.batch, norm=case.norm, eps=case.eps)
-            return torch.tensor(found["robust"], dtype=torch.bool)
-
-        pairs: dict[str, tuple[Callable[[], Tensor], Callable[[], Tensor]]] = {
-            "standard / pyautoattack": (lambda case=case: ours(case, "standard"), whole),
-            "PGD-10 / foolbox": (lambda case=case: ours(case, [PGD(10)]), lambda case=case: foolbox_pgd(case, 10)),
-        }
-        if find_spec("torchattacks") is not None:
-            pairs["PGD-10 / torchattacks"] = (
-                lambda case=case: ours(case, [PGD(10)]),
-                lambda case=case: torchattacks_pgd(case, 10),
-            )
-        for name, (mine, theirs) in pairs.items():
-            turns = 1 if name.startswith("standard") else rounds
+        for what, mine, theirs in comparisons():
+            case = Case.parse(text, n if what.startswith("standard") else pgd_n)
+            turns = 1 if what.startswith("standard") else rounds
+            found = paired(partial(mine, case), partial(theirs, case), turns)
             rows.append(
                 {
                     "model": case.label,
                     "threat": f"{case.norm} {case.eps:.4g}",
-                    "n": n,
-                    "what": name,
-                    **paired(mine, theirs, turns),
+                    "n": len(case.samples),
+                    "what": what,
+                    **found,
                 }
             )
             print(json.dumps(rows[-1]), flush=True)
     return rows
+
+
+def comparisons() -> list[tuple[str, Verdict, Verdict]]:
+    """Return what is compared: a name, this library's verdict, the other's."""
+    pgd = partial(ours, attacks=[PGD(10)])
+    found: list[tuple[str, Verdict, Verdict]] = [
+        ("standard / pyautoattack", partial(ours, attacks="standard"), published),
+        ("PGD-10 / foolbox", pgd, partial(foolbox_pgd, steps=10)),
+    ]
+    if find_spec("torchattacks") is not None:
+        found.append(("PGD-10 / torchattacks", pgd, partial(torchattacks_pgd, steps=10)))
+    return found
+
+
+def published(case: Case) -> Tensor:
+    """Return which images stay robust under the published AutoAttack."""
+    found = reference(case.model, *case.batch, norm=case.norm, eps=case.eps)
+    return torch.tensor(found["robust"], dtype=torch.bool)
 
 
 def paired(mine: Callable[[], Tensor], theirs: Callable[[], Tensor], rounds: int) -> dict[str, object]:
@@ -208,6 +218,7 @@ def main() -> None:
     parser.add_argument("what", choices=["verdicts", "speed"])
     parser.add_argument("--case", action="append", required=True, metavar="LABEL,FILE,ARCH,DATA,NORM,EPS")
     parser.add_argument("--n", type=int, default=500)
+    parser.add_argument("--pgd-n", type=int, default=500)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("runs/attacks"))
     chosen = parser.parse_args()
