@@ -220,6 +220,10 @@ def test_training_against_an_adversary(capsys, tmp_path):
         (("--adversary", "pdg", "--eps", "0.1"), "pgd"),
         (("--adversary", "pgd", "--eps", "0.1", "--schedule", "period-cosine"), "periodic-cosine"),
         (("--resets", "half"), "`resets` should be numbers such as 0.5,0.75. Found 'half'."),
+        (
+            ("--awp", "0.01", "--sharpness", "1"),
+            "`awp` should be given without --sharpness: both move the weights uphill. Found 1.",
+        ),
         (("--keep", "best"), "`keep` should be last without an adversary and --validation N. Found best."),
         (("--keep", "averaged"), "`keep` should be last without --average DECAY. Found averaged."),
         (("--keep", "snapshots"), "averaged"),

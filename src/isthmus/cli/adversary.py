@@ -94,10 +94,14 @@ def adversary_from(values: dict[str, object], further: Sequence[str] | None) -> 
     return Adversary.model_validate(found | {"norms": tuple(chosen)} | settings(further, "--adversary-set"))
 
 
-def plan_extras(resets: str | None, awp: float | None) -> dict[str, object]:
-    """Return the settings of the plan that the options name."""
+def plan_extras(resets: str | None, awp: float | None, sharpness: float | None) -> dict[str, object]:
+    """Return the settings of the plan that the options name; `sharpness` is the plan's own, which --awp would replace."""
     from isthmus._check import InputError
 
+    if awp is not None and sharpness is not None:
+        raise InputError(
+            f"`awp` should be given without --sharpness: both move the weights uphill. Found {sharpness:g}."
+        )
     extras: dict[str, object] = {} if awp is None else {"sharpness": awp, "ascent": "layerwise"}
     if resets is not None:
         try:

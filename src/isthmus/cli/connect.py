@@ -85,7 +85,7 @@ def connect(  # noqa: PLR0913  one parameter for each option
                 "schedule": lr_schedule,
                 "sharpness": sharpness,
                 "precision": precision,
-                **a.plan_extras(resets, awp),
+                **a.plan_extras(resets, awp, sharpness),
             },
             further,
         )

@@ -115,7 +115,7 @@ def train(  # noqa: PLR0913  one parameter for each option
                 "precision": precision,
                 "average": average,
                 "log_every": log_every,
-                **a.plan_extras(resets, awp),
+                **a.plan_extras(resets, awp, sharpness),
             },
             further,
         )

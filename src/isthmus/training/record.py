@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from isthmus.geometry.bridge import Bridge
@@ -52,8 +51,8 @@ class Record:
         """Move the running average towards `free`: mean <- decay mean + (1 - decay) free."""
         if self.average is None:
             self.average = free.detach().clone()
-        else:
-            self.average.lerp_(free.detach(), 1 - decay)
+        else:  # a resumed one comes from a file, and so on the CPU
+            self.average = self.average.to(free.device).lerp_(free.detach(), 1 - decay)
 
     def due(self, step: int, steps: int) -> bool:
         """Return whether the probes measure after `step`."""
@@ -99,5 +98,3 @@ class Record:
         """Go on from `state`."""
         for name, value in state.items():
             setattr(self, name, value)
-        if self.average is not None:
-            self.average = self.average.clone(memory_format=torch.contiguous_format)
