@@ -224,11 +224,10 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     chosen.out.mkdir(parents=True, exist_ok=True)
-    rows = (
-        verdicts(chosen.case, chosen.n, chosen.out)
-        if chosen.what == "verdicts"
-        else speed(chosen.case, chosen.n, chosen.rounds)
-    )
+    if chosen.what == "verdicts":
+        rows = verdicts(chosen.case, chosen.n, chosen.out)
+    else:
+        rows = speed(chosen.case, chosen.n, chosen.pgd_n, chosen.rounds)
     (chosen.out / f"{chosen.what}.md").write_text(markdown(rows))
     print(markdown(rows))
 
