@@ -22,7 +22,7 @@ from isthmus.layout import placement
 from isthmus.randomness import seed_of, stream
 
 Precision = Literal["32-true", "bf16-mixed"]
-CHECKED = 100  # so many images serve the self-checks
+CHECKED = 50  # so many images serve the self-checks, which take about ten passes over them
 
 
 @dataclass(frozen=True)
