@@ -202,9 +202,9 @@ def test_missing_seeds_decide_nothing() -> None:
 
 
 def test_each_setting_is_trained_once() -> None:
-    found = settings(SIZES["small"], 3)
+    found = settings(SIZES["paper"], 3)
     assert len({setting.name for setting in found}) == len(found) == 3 * (9 + 4 + 2)
-    (wave,) = cells("small", 1)
+    (wave,) = cells("paper", 1)
     assert len(wave) == 15
     low = [s for s in found if s.seed == 0 and s.schedule == "constant" and s.rate == 1e-4 and s.cycles == 1]
     assert sorted(s.eps for s in low) == [0.0, 0.1, 0.2, 0.3, 0.4]
