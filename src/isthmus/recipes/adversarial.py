@@ -68,6 +68,17 @@ def warnings_of(fitted: Fitted, follow: Follow | None) -> tuple[str, ...]:
     return fitted.warnings if ended is None else (*fitted.warnings, ended)
 
 
+def dead_layers_of(model: nn.Module, follow: Follow | None) -> tuple[str, ...]:
+    """Return the layers of `model` that no watched image passes, each with what follows from it; none where nothing was followed."""
+    found = [
+        layer
+        for probe in (follow.probes if follow else ())
+        if isinstance(probe, DeadLayers)
+        for layer in probe.find(model)
+    ]
+    return tuple(f"{layer.name}: {layer.consequence}" for layer in found)
+
+
 def candidates(fitted: Fitted) -> dict[str, nn.Module]:
     """Return the weights that a training leaves: the last, and the best by validation, the averaged and the ensemble of the snapshots,
     where there are such."""

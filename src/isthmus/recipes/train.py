@@ -1,11 +1,11 @@
 """`train`: one classifier on one data set, on request tampered with or against an adversary."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from torch import nn
 
@@ -13,10 +13,9 @@ from isthmus._check import require
 from isthmus.data import Samples, Splits, load_data, split_roles
 from isthmus.files import write_json
 from isthmus.probes import Backdoor, Clean
-from isthmus.probes.dead_layers import find_dead
 from isthmus.randomness import stream
 from isthmus.rates import Rate, hits_of
-from isthmus.recipes.adversarial import WATCHED, Kept, Standing, candidates, follow_for, standings, warnings_of
+from isthmus.recipes.adversarial import Kept, Standing, candidates, dead_layers_of, follow_for, standings, warnings_of
 from isthmus.recipes.reserve import reserve
 from isthmus.recipes.task import Task, plan_for, task_for
 from isthmus.runs import Run
@@ -65,7 +64,7 @@ class Trained(BaseModel):
     """The record of a training: rates on all test images as fractions with their Wilson bounds, seconds, files.
 
     standings: of each set of weights left by a training against an adversary, on the first `attack_n` test images. dead_layers: layers
-    of the kept weights that no image passes, with the consequence. warnings: what went wrong meanwhile.
+    of the kept weights that no image passes, with the consequence, where there was an adversary. warnings: what went wrong meanwhile.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -108,13 +107,12 @@ def run_train(recipe: TrainRecipe, run: Run, *, session: Session | None = None) 
     _, fitted = fit_module(model, samples, plan, seed=recipe.seed, objective=objective, session=session)
     if not run.primary:
         return None
-    files = _save(recipe, task, fitted, run)
+    left = candidates(fitted)
+    files = _save(recipe, task, (fitted, left), run)
     if poisoned is not None:
         record = poisoned.to_json()
         run.save("poison.json", lambda place: write_json(place, record))
-    left = candidates(fitted)
     rates, loss = measure(left[recipe.keep], splits.test, recipe.tamper_trigger, recipe.target)
-    watched = samples.inputs(torch.arange(min(WATCHED, len(samples))))
     result = Trained(
         arch=recipe.arch,
         data=splits.name,
@@ -127,7 +125,7 @@ def run_train(recipe: TrainRecipe, run: Run, *, session: Session | None = None) 
         seconds=fitted.seconds,
         gradient_evaluations=fitted.evaluations,
         standings=standings(left, splits.test, adversary, n=recipe.attack_n, seed=recipe.seed),
-        dead_layers=tuple(f"{layer.name}: {layer.consequence}" for layer in find_dead(left[recipe.keep], watched)),
+        dead_layers=dead_layers_of(left[recipe.keep], follow),
         warnings=warnings_of(fitted, follow),
         files=files,
     )
@@ -135,7 +133,7 @@ def run_train(recipe: TrainRecipe, run: Run, *, session: Session | None = None) 
     return result
 
 
-def _save(recipe: TrainRecipe, task: Task, fitted: Fitted, run: Run) -> dict[str, str]:
+def _save(recipe: TrainRecipe, task: Task, result: tuple[Fitted, Mapping[str, nn.Module]], run: Run) -> dict[str, str]:
     """Return the files written: the kept weights, the others under their names, the history and the measurements."""
     notes: dict[str, JsonValue] = {
         "seed": recipe.seed,
@@ -143,7 +141,8 @@ def _save(recipe: TrainRecipe, task: Task, fitted: Fitted, run: Run) -> dict[str
         "target": recipe.target,
     }
     card = task.card(recipe.data).model_copy(update={"notes": notes})
-    models = {name: model for name, model in candidates(fitted).items() if name != "snapshots"}
+    fitted, left = result
+    models = {name: model for name, model in left.items() if name != "snapshots"}
     models |= {f"snapshot-{i + 1}": bridge.at(()) for i, bridge in enumerate(fitted.snapshots)}
     names = {name: "model" if name == recipe.keep else name for name in models}
     files: dict[str, str] = {}
