@@ -240,7 +240,18 @@ def test_an_adversary_that_cannot_be(capsys, tmp_path, words, message):
 def test_a_layer_that_died_is_named_with_what_follows(capsys, tmp_path):
     """Far too high a rate kills the hidden layer: nothing passes it, and the classifier is constant."""
     words = ("--arch", "mlp:depth=1", "--width", "8", "--data", "digits", "--steps", "60", "--optimizer", "adamw")
-    against = ("--learning-rate", "30", "--adversary", "pgd", "--eps", "0.4", "--attack-steps", "2", "--set", "clip=1.0")
+    against = (
+        "--learning-rate",
+        "30",
+        "--adversary",
+        "pgd",
+        "--eps",
+        "0.4",
+        "--attack-steps",
+        "2",
+        "--set",
+        "clip=1.0",
+    )
     done = call(capsys, "train", *words, *against, "--out", tmp_path / "a", "--json").json
     (layer,) = done["dead_layers"]
     assert "constant" in layer

@@ -102,8 +102,9 @@ class Robust:
 
 def _worst(victim: Victim, tries: list[Attacked], x: Tensor, y: Tensor) -> Tensor:
     """Return (3, B) float64: the largest loss, whether x itself is right, and whether everything tested is."""
+    judge = Victim(victim.model, victim.num_classes)  # the model itself, its BatchNorm layers not folded
     scores = [
-        victim.logits(points) for points in [x, *(point for found in tries for point in (found.worst, found.first))]
+        judge.logits(points) for points in [x, *(point for found in tries for point in (found.worst, found.first))]
     ]
     losses = torch.stack([cross_entropy(out.double(), y) for out in scores]).amax(0)
     right = torch.stack([correct(out, y) for out in scores])

@@ -42,7 +42,8 @@ def follow_for(
     """Return what is measured while training against `adversary`, some twenty times: robust loss and error by PGD-10 at the full budget on
     the validation images, by which the best weights are kept, or else on a part of the training images; dead layers.
 
-    A fall of robust accuracy by more than 20 points becomes a warning. Without an adversary nothing is followed.
+    A fall of robust accuracy by more than 20 points becomes a warning. Of several norms the first is measured. Without an adversary
+    nothing is followed.
     """
     if adversary is None:
         return None
@@ -97,7 +98,7 @@ def standings(
 ) -> dict[str, Standing]:
     """Return the standing of each model on the first `n` test images, under PGD-20 at the full budget; the ensemble as a whole.
 
-    Empty without an adversary.
+    Of several norms the first is measured. Empty without an adversary.
     """
     if adversary is None:
         return {}
