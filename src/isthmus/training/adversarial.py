@@ -1,6 +1,6 @@
 """Adversarial objectives: the loss at inputs that an attacker moved."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -13,8 +13,8 @@ from isthmus.attacks.pgd import PGD
 from isthmus.attacks.threat import Threat
 from isthmus.attacks.victim import attacked
 from isthmus.losses import Loss, cross_entropy
+from isthmus.problem import Posed, Problem
 from isthmus.training.budget import Budget
-from isthmus.training.objective import Problem
 
 Mode = Literal["eval", "train"]
 
@@ -75,15 +75,16 @@ class Adversarial:
             ]
         )
 
-        def evaluate() -> tuple[Tensor, Tensor]:
-            scores = [model(point) for point in moved]
-            losses = torch.stack([cross_entropy(out, y) for out in scores])
-            worst = losses.amax(0) if self.combine == "max" else losses.mean(0)
-            if self.clean_weight > 0:
-                worst = (1 - self.clean_weight) * worst + self.clean_weight * cross_entropy(model(x), y)
-            return worst, scores[0]
+        mixed = self.clean_weight > 0
 
-        return evaluate
+        def loss(outputs: Sequence[Tensor], labels: Tensor) -> Tensor:
+            losses = torch.stack([cross_entropy(out, labels) for out in outputs[: len(moved)]])
+            worst = losses.amax(0) if self.combine == "max" else losses.mean(0)
+            if mixed:
+                return (1 - self.clean_weight) * worst + self.clean_weight * cross_entropy(outputs[-1], labels)
+            return worst
+
+        return Posed(model, (*moved, x) if mixed else tuple(moved), y, loss)
 
     @property
     def crafting(self) -> int:
@@ -123,11 +124,11 @@ class Trades:
             attack = replace(self.attack, loss=_divergence_from(clean))
             moved = craft(model, attack, self.threat.scaled(share), (x, y), generator=generator, mode=self.mode)
 
-        def evaluate() -> tuple[Tensor, Tensor]:
-            clean, scores = model(x), model(moved)
-            return cross_entropy(clean, y) + self.beta * divergence(clean, scores), scores
+        def loss(outputs: Sequence[Tensor], labels: Tensor) -> Tensor:
+            clean, scores = outputs
+            return cross_entropy(clean, labels) + self.beta * divergence(clean, scores)
 
-        return evaluate
+        return Posed(model, (x, moved), y, loss, shown=1)
 
     @property
     def crafting(self) -> int:

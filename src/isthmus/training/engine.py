@@ -12,9 +12,10 @@ from isthmus.data import Samples
 from isthmus.geometry.bridge import Bridge, mix
 from isthmus.geometry.sampling import sample
 from isthmus.layout import Bound, Layout, buffers_of, load_buffers, memory_format_for, placement
+from isthmus.problem import Problem
 from isthmus.randomness import seed_of, stream
 from isthmus.training.ascent import ascend
-from isthmus.training.objective import Objective, Problem
+from isthmus.training.objective import Objective
 from isthmus.training.order import Order
 from isthmus.training.plan import Plan, learning_rate
 

@@ -1,6 +1,6 @@
 """Objectives: what is minimised at a point, per sample."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -8,9 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.losses import Loss, cross_entropy
-
-Problem = Callable[[], tuple[Tensor, Tensor]]
-"""Evaluated at the model's weights of that moment: losses (B,) and the logits (B, C) on which the training error is counted."""
+from isthmus.problem import Posed, Problem
 
 
 class Objective(Protocol):
@@ -47,11 +45,10 @@ class Supervised:
     ) -> Problem:
         """Return loss(model(x), y) and model(x), to be evaluated."""
 
-        def evaluate() -> tuple[Tensor, Tensor]:
-            logits = model(x)
-            return self.loss(logits, y), logits
+        def loss(outputs: Sequence[Tensor], labels: Tensor) -> Tensor:
+            return self.loss(outputs[0], labels)
 
-        return evaluate
+        return Posed(model, (x,), y, loss)
 
     @property
     def crafting(self) -> int:
