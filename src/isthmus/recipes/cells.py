@@ -14,7 +14,7 @@ from threading import Thread
 from time import perf_counter
 from traceback import extract_tb
 from types import FrameType, TracebackType
-from typing import Literal, Self, cast
+from typing import Any, Literal, Self, cast
 
 import torch
 from lightning_fabric import Fabric
@@ -29,11 +29,30 @@ from isthmus.runs import MANIFEST, Run
 from isthmus.training.session import Session
 
 CELLS = "cells"
-RESULTS = {TrainRecipe: "metrics.json", ConnectRecipe: "connect.json", ScanRecipe: "table.json"}
 PATIENCE = 60.0  # seconds that an interrupted process has to leave its folder valid
 
 Part = TrainRecipe | ConnectRecipe | ScanRecipe
 Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a study knows of a kind of recipe: the file written last, the settings that are paths of inputs, how it is run."""
+
+    result: str
+    inputs: tuple[str, ...]
+    run: Callable[[Any, Run, Session], object]
+
+
+KINDS: dict[type[Part], Kind] = {
+    TrainRecipe: Kind("metrics.json", (), lambda recipe, run, session: run_train(recipe, run, session=session)),
+    ConnectRecipe: Kind(
+        "connect.json", ("models",), lambda recipe, run, session: run_connect(recipe, run, session=session)
+    ),
+    ScanRecipe: Kind(
+        "table.json", ("bridge",), lambda recipe, run, session: run_scan(recipe, run, monitor=session.monitor)
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -72,7 +91,7 @@ def output(cell: str, file: str) -> str:
 def finished(cell: Cell, folder: Path) -> bool:
     """Return whether the cell's result is in the study's `folder`, whole."""
     place = folder / CELLS / cell.name
-    if not (place / MANIFEST).is_file() or not (place / RESULTS[type(cell.recipe)]).is_file():
+    if not (place / MANIFEST).is_file() or not (place / KINDS[type(cell.recipe)].result).is_file():
         return False
     held = read_json(place / MANIFEST)
     return isinstance(held, dict) and cast(dict[str, object], held).get("status") == "done"
@@ -149,37 +168,26 @@ def _require_order(waves: Sequence[Sequence[Cell]]) -> None:
 
 
 def _inputs(recipe: Part) -> tuple[str, ...]:
-    match recipe:
-        case ConnectRecipe():
-            return recipe.models
-        case ScanRecipe():
-            return (recipe.bridge,)
-        case TrainRecipe():
-            return ()
+    held = [getattr(recipe, name) for name in KINDS[type(recipe)].inputs]
+    return tuple(path for paths in held for path in ((paths,) if isinstance(paths, str) else paths or ()))
 
 
 def _placed(recipe: Part, folder: Path) -> Part:
     """Return the recipe with the paths of its inputs as they are from here; stored recipes do not say where the study lies."""
-    match recipe:
-        case ConnectRecipe():
-            return recipe.model_copy(update={"models": tuple(str(folder / path) for path in recipe.models)})
-        case ScanRecipe():
-            return recipe.model_copy(update={"bridge": str(folder / recipe.bridge)})
-        case TrainRecipe():
-            return recipe
+    moved: dict[str, object] = {}
+    for name in KINDS[type(recipe)].inputs:
+        paths: str | tuple[str, ...] | None = getattr(recipe, name)
+        if paths is not None:
+            moved[name] = str(folder / paths) if isinstance(paths, str) else tuple(str(folder / path) for path in paths)
+    return recipe.model_copy(update=moved)
 
 
 def _run(recipe: Part, run: Run, session: Session) -> None:
-    if isinstance(recipe, ScanRecipe):
-        run_scan(recipe, run, monitor=session.monitor)
-        return
-    fabric = session.fabric or Fabric(accelerator="auto", devices=1, precision=recipe.plan.precision)
-    run.device = str(fabric.device)
-    session = replace(session, fabric=fabric)
-    if isinstance(recipe, TrainRecipe):
-        run_train(recipe, run, session=session)
-    else:
-        run_connect(recipe, run, session=session)
+    if isinstance(recipe, TrainRecipe | ConnectRecipe):
+        fabric = session.fabric or Fabric(accelerator="auto", devices=1, precision=recipe.plan.precision)
+        run.device = str(fabric.device)
+        session = replace(session, fabric=fabric)
+    KINDS[type(recipe)].run(recipe, run, session)
 
 
 def _reason(error: Exception) -> str:
