@@ -7,7 +7,21 @@ from typing import Annotated
 
 import typer
 
-from isthmus.cli import attack, catalogue, connect, demo, errors, repair, report, reproduce, scan, train
+from isthmus.cli import (
+    attack,
+    catalogue,
+    connect,
+    curvature,
+    demo,
+    errors,
+    landscape,
+    repair,
+    report,
+    reproduce,
+    scan,
+    scatter,
+    train,
+)
 from isthmus.cli.options import ARGUMENTS
 
 app = typer.Typer(
@@ -23,7 +37,10 @@ app.command("demo", epilog=demo.EPILOG)(demo.demo)
 app.command("train", epilog=train.EPILOG)(train.train)
 app.command("connect", epilog=connect.EPILOG)(connect.connect)
 app.command("scan", epilog=scan.EPILOG)(scan.scan)
+app.command("scatter", epilog=scatter.EPILOG)(scatter.scatter)
 app.command("attack", epilog=attack.EPILOG)(attack.attack)
+app.command("curvature", epilog=curvature.EPILOG)(curvature.curvature)
+app.command("landscape", epilog=landscape.EPILOG)(landscape.landscape)
 app.command("repair", epilog=repair.EPILOG)(repair.repair)
 app.command("report", epilog=report.EPILOG)(report.report)
 app.command("reproduce", epilog=reproduce.EPILOG)(reproduce.reproduce)

@@ -19,13 +19,19 @@ isthmus report runs/scan
 
 isthmus report runs/demo --json
 
+isthmus report runs/landscape-0 runs/landscape-1
+
 isthmus report --schema > report.schema.json
 """
 
 
 def report(
-    folder: Annotated[
-        str | None, typer.Argument(metavar="DIR", help="Folder of a repair, a demo, an attack or a scan.")
+    folders: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="DIR",
+            help="Folder of a repair, a demo, an attack, a curvature, a scan or a landscape; several landscapes stand side by side.",
+        ),
     ] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of report.json.")] = False,
     json: o.Json = False,
@@ -40,14 +46,19 @@ def report(
     if schema:
         print_json(json_schema())
         return 0
-    if folder is None:
+    if not folders:
         raise InputError(
             "`report` should be given a folder. Found none. Name the folder of a repair, or ask for --schema."
         )
-    place = Path(folder)
+    place = Path(folders[0])
+    if len(folders) > 1 or (place / "landscape.json").is_file():
+        shown, lines = _landscapes(folders)
+        print_json(shown) if json else print_lines(lines)
+        return 0
     # In this order: an attack's folder holds a table.json too.
     kind = next(
-        (kind for kind in (_repair, _demo, _attack, _scan) if (place / f"{NAMES[kind]}.json").is_file()), _repair
+        (kind for kind in (_repair, _demo, _attack, _curvature, _scan) if (place / f"{NAMES[kind]}.json").is_file()),
+        _repair,
     )
     shown, lines = kind(place)
     if json:
@@ -83,6 +94,28 @@ def _attack(place: "Path") -> Shown:
     return document.model_dump(mode="json"), [attack_verdict(document), f"written: {place / 'attack.html'}"]
 
 
+def _curvature(place: "Path") -> Shown:
+    from isthmus.report import write_curvature
+    from isthmus.report.curvature import curvature_sentences, curvature_verdict
+
+    document = write_curvature(place)
+    lines = [curvature_verdict(document), *curvature_sentences(document)]
+    return document.model_dump(mode="json"), [*lines, f"written: {place / 'curvature.html'}"]
+
+
+def _landscapes(folders: Sequence[str]) -> Shown:
+    from pathlib import Path
+
+    from isthmus.report import write_landscapes
+
+    found = write_landscapes(folders)
+    alone = len(found) == 1
+    lines = [line if alone else f"{one.title}: {line}" for one in found for line in one.sentences()]
+    page = Path(folders[0]) / ("landscape.html" if alone else "landscapes.html")
+    shown = found[0].table.to_json() if alone else {"landscapes": [one.table.to_json() for one in found]}
+    return shown, [*lines, f"written: {page}"]
+
+
 def _scan(place: "Path") -> Shown:
     from isthmus.report import write_scan
     from isthmus.report.scan_text import association_sentences, scan_barriers, scan_verdict
@@ -92,4 +125,4 @@ def _scan(place: "Path") -> Shown:
     return table.to_json(), [*lines, f"written: {place / 'scan.html'}"]
 
 
-NAMES = {_repair: "report", _demo: "demo", _attack: "attack", _scan: "table"}
+NAMES = {_repair: "report", _demo: "demo", _attack: "attack", _curvature: "curvature", _scan: "table"}

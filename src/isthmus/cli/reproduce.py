@@ -30,16 +30,27 @@ def _scheduling() -> "Study":
     return SCHEDULING
 
 
-STUDIES: dict[str, Callable[[], "Study"]] = {"evasion": _evasion, "scheduling": _scheduling}
+def _sharpening() -> "Study":
+    from isthmus.recipes.sharpening import SHARPENING
+
+    return SHARPENING
+
+
+STUDIES: dict[str, Callable[[], "Study"]] = {
+    "evasion": _evasion,
+    "scheduling": _scheduling,
+    "sharpening": _sharpening,
+}
 
 
 def reproduce(  # noqa: PLR0913  one parameter for each option
     name: Annotated[
         str,
         typer.Argument(
-            metavar="evasion|scheduling",
+            metavar="evasion|scheduling|sharpening",
             help="evasion: robustness and curvature along paths (Zhao et al. 2020). "
-            "scheduling: adversarial training with scheduled budgets (Liu et al. 2020).",
+            "scheduling: adversarial training with scheduled budgets (Liu et al. 2020). "
+            "sharpening: the loss landscape by the budget (Liu et al. 2020).",
         ),
     ],
     out: o.Out,

@@ -6,7 +6,7 @@ import typer
 
 from isthmus.cli import options as o
 
-ATTACK = "Attack of the probe robust, images of input-hessian"
+ATTACK = "Attack of the probe robust, images of those about curvature"
 EPILOG = """Examples:
 
 isthmus scan runs/ab --points 31 --probe clean --json
@@ -14,6 +14,8 @@ isthmus scan runs/ab --points 31 --probe clean --json
 isthmus scan runs/ab --data cifar10 --n 1000 --probe backdoor --test-trigger patch:size=3,at=28x28 --target 1 --out runs/scan
 
 isthmus scan runs/ab --probe clean --probe robust --probe input-hessian --eps 8/255 --out runs/robust-scan
+
+isthmus scan runs/ab --probe sharpness --probe trace --hessian-n 200
 
 isthmus scan runs/abcd --grid 5x5 --probe clean --probe distance
 """
@@ -59,7 +61,10 @@ def scan(  # noqa: PLR0913  one parameter for each option
         ),
     ] = False,
     hessian_n: Annotated[
-        int, typer.Option("--hessian-n", min=1, help="Images of the probe input-hessian.", rich_help_panel=ATTACK)
+        int,
+        typer.Option(
+            "--hessian-n", min=1, help="Images of input-hessian, sharpness and trace.", rich_help_panel=ATTACK
+        ),
     ] = 200,
     settle_n: Annotated[
         int,

@@ -2,8 +2,11 @@
 
 from isthmus.plots.comparison import comparison_figure
 from isthmus.plots.evasion import Panel, evasion_figure
+from isthmus.plots.landscape import landscape_figure
 from isthmus.plots.path import path_figure
 from isthmus.plots.save import FORMATS, save_figure
+from isthmus.plots.sharpening import barrier_figure, eigenvalue_figure, similarity_figure
+from isthmus.plots.spectrum import SpectrumLine, spectrum_figure
 from isthmus.plots.style import COLUMN, LOOKS, OTHERS, PAGE, SIZE, UNITS, Look
 
 __all__ = [
@@ -16,8 +19,14 @@ __all__ = [
     "UNITS",
     "Look",
     "Panel",
+    "SpectrumLine",
+    "barrier_figure",
     "comparison_figure",
+    "eigenvalue_figure",
     "evasion_figure",
+    "landscape_figure",
     "path_figure",
     "save_figure",
+    "similarity_figure",
+    "spectrum_figure",
 ]

@@ -7,3 +7,5 @@ from isthmus.probes.distance import Distance as Distance
 from isthmus.probes.input_hessian import InputHessian as InputHessian
 from isthmus.probes.protocol import Probe as Probe
 from isthmus.probes.robust import Robust as Robust
+from isthmus.probes.weight_hessian import Sharpness as Sharpness
+from isthmus.probes.weight_hessian import Trace as Trace

@@ -23,7 +23,12 @@ from pydantic import ValidationError
 from isthmus._check import InputError, require
 from isthmus.files import read_json
 from isthmus.recipes.connect import ConnectRecipe, run_connect
+from isthmus.recipes.curvature import run_curvature
+from isthmus.recipes.curvature_parts import CurvatureRecipe
+from isthmus.recipes.landscape import run_landscape
+from isthmus.recipes.landscape_recipe import LandscapeRecipe
 from isthmus.recipes.scan import ScanRecipe, run_scan
+from isthmus.recipes.scattering import ScatterRecipe, run_scatter
 from isthmus.recipes.train import TrainRecipe, run_train
 from isthmus.runs import MANIFEST, Run
 from isthmus.training.session import Session
@@ -31,7 +36,7 @@ from isthmus.training.session import Session
 CELLS = "cells"
 PATIENCE = 60.0  # seconds that an interrupted process has to leave its folder valid
 
-Part = TrainRecipe | ConnectRecipe | ScanRecipe
+Part = TrainRecipe | ConnectRecipe | ScanRecipe | CurvatureRecipe | ScatterRecipe | LandscapeRecipe
 Tell = Callable[[str], None]
 
 
@@ -51,6 +56,19 @@ KINDS: dict[type[Part], Kind] = {
     ),
     ScanRecipe: Kind(
         "table.json", ("bridge",), lambda recipe, run, session: run_scan(recipe, run, monitor=session.monitor)
+    ),
+    CurvatureRecipe: Kind(
+        "curvature.json", ("model",), lambda recipe, run, session: run_curvature(recipe, run, monitor=session.monitor)
+    ),
+    ScatterRecipe: Kind(
+        "scattering.json",
+        ("model", "vectors"),
+        lambda recipe, run, session: run_scatter(recipe, run, monitor=session.monitor),
+    ),
+    LandscapeRecipe: Kind(
+        "landscape.json",
+        ("models", "vectors", "trajectory"),
+        lambda recipe, run, session: run_landscape(recipe, run, monitor=session.monitor),
     ),
 }
 

@@ -1,8 +1,6 @@
 """`scan`: what probes measure at the points of a saved bridge."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from math import nan
 from pathlib import Path
 from time import perf_counter
 
@@ -19,11 +17,12 @@ from isthmus.data import Samples, Splits, load_data
 from isthmus.files import atomic, sha256
 from isthmus.geometry import gram
 from isthmus.geometry.bridge import Bridge
-from isthmus.probes import Backdoor, Clean, Distance, InputHessian, Probe, Robust
+from isthmus.probes import Backdoor, Clean, Distance, InputHessian, Probe, Robust, Sharpness, Trace
 from isthmus.randomness import stream
+from isthmus.recipes.keeper import Keeper
 from isthmus.recipes.task import data_for, task_for
 from isthmus.runs import Run
-from isthmus.scan import Row, Watch, coordinate_names, grid, scan
+from isthmus.scan import Watch, coordinate_names, grid, scan
 from isthmus.settle import Recalibrate, running_layers
 from isthmus.store import load_bridge, read_header
 from isthmus.table import Column, Table
@@ -37,6 +36,8 @@ PROBES = {
     "distance": "distance of the weights to each model of the bridge",
     "robust": "largest loss, error and evasion success on test images under attack; --norm, --eps, --attack-steps",
     "input-hessian": "largest eigenvalue of the Hessian of the loss in each test image; exact for piecewise linear networks",
+    "sharpness": "largest eigenvalue of the Hessian of the mean loss in the weights, on --hessian-n test images",
+    "trace": "trace of that Hessian, with its 99 % interval",
 }
 TABLE = "table.json"
 MEASURES = ("test_loss", "test_error", "robust_loss", "robust_error")  # whose barriers are told
@@ -49,7 +50,7 @@ class ScanRecipe(BaseModel):
     bridge: a bridge file, or a folder with a `bridge.safetensors`. grid: `31` points on a curve, `5x5` on a surface. n: at most so
     many test images, a stratified choice; None for all. settle_n: at most so many training images on which BatchNorm statistics
     are recomputed at every point. test_trigger and target only measure. norm, eps, attack_steps, attack_step (in radii), restarts, warm:
-    of the probe `robust`. hessian_n: of the images, so many for `input-hessian`.
+    of the probe `robust`. hessian_n: of the images, so many for `input-hessian`, `sharpness` and `trace`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -116,7 +117,8 @@ def run_scan(recipe: ScanRecipe, run: Run | None = None, *, monitor: Monitor | N
     probes = make_probes(recipe, bridge, splits)
     if run is not None:
         run.read(path, sha256(path))
-    keeper = _Keeper(run, len(points), tuple(c for p in probes for c in p.columns), bridge.basis.dim, monitor)
+    columns = [Column(name) for name in coordinate_names(bridge.basis.dim)] + [c for p in probes for c in p.columns]
+    keeper = Keeper(run, len(points), columns, monitor, TABLE, EVERY_SECONDS)
     began = perf_counter()
     table = scan(
         bridge,
@@ -177,9 +179,9 @@ def make_probes(recipe: ScanRecipe, bridge: Bridge, splits: Splits) -> list[Prob
             case "robust":
                 attack = PGD(recipe.attack_steps, recipe.attack_step, restarts=recipe.restarts)
                 probes.append(Robust(test, Threat(recipe.norm, recipe.eps), attack, warm=recipe.warm))
-            case "input-hessian":
+            case "input-hessian" | "sharpness" | "trace":
                 part = test.subset(min(recipe.hessian_n, len(test)), generator=stream(recipe.seed, "hessian"))
-                probes.append(InputHessian(part))
+                probes.append({"input-hessian": InputHessian, "sharpness": Sharpness, "trace": Trace}[name](part))
             case _:
                 raise unknown("probe", name, PROBES)
     return probes
@@ -190,41 +192,6 @@ def _settle(recipe: ScanRecipe, bridge: Bridge, train: Samples) -> Recalibrate |
         return None
     count = min(recipe.settle_n, len(train))
     return Recalibrate(train.subset(count, generator=stream(recipe.seed, "settle")))
-
-
-@dataclass(eq=False)
-class _Keeper:
-    """Writes the rows so far as they arrive, at most once a second, and tells the monitor."""
-
-    run: Run | None
-    total: int
-    measured: Sequence[Column]
-    dim: int
-    monitor: Monitor | None
-    rows: list[Row] = field(default_factory=list[Row])
-    written: float = 0.0
-
-    @property
-    def columns(self) -> tuple[Column, ...]:
-        return (*(Column(name) for name in coordinate_names(self.dim)), *self.measured)
-
-    def done(self) -> list[Row]:
-        """Return the rows of an interrupted scan in the same folder."""
-        if self.run is None or not self.run.resumed or not (self.run.folder / TABLE).is_file():
-            return []
-        held = Table.load(self.run.folder / TABLE).rows()
-        names = [column.name for column in self.columns]
-        self.rows = [{name: nan if (v := row[name]) is None else float(v) for name in names} for row in held]  # type: ignore[arg-type]
-        return list(self.rows)
-
-    def __call__(self, row: Row) -> None:
-        self.rows.append(row)
-        if self.monitor is not None:
-            self.monitor(len(self.rows), self.total, row)
-        if self.run is not None and perf_counter() - self.written >= EVERY_SECONDS:
-            table = Table.of(self.rows, self.columns, {"complete": False})
-            self.run.save(TABLE, table.save)
-            self.written = perf_counter()
 
 
 def _with_speed(table: Table, bridge: Bridge) -> Table:

@@ -1,6 +1,7 @@
 """The report's files: `report.json`, `.html` and `card.md` beside the weights, `demo.*` for several seeds, pages of scans and attacks."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -11,8 +12,12 @@ from isthmus.files import read_json, write_json, write_text
 from isthmus.report.attack import AttackDocument
 from isthmus.report.attack_page import attack_page
 from isthmus.report.card import card, summary_card
+from isthmus.report.curvature import CurvatureDocument
+from isthmus.report.curvature_page import curvature_page
 from isthmus.report.document import SCHEMA_VERSION, Document
 from isthmus.report.html import page
+from isthmus.report.landscape import Landscape
+from isthmus.report.landscape_page import LandscapeReport, landscape_page
 from isthmus.report.scan_page import ScanReport, scan_page
 from isthmus.report.summary import Summary
 from isthmus.report.summary_page import summary_page
@@ -68,6 +73,32 @@ def write_attack(folder: str | Path) -> AttackDocument:
     page_text = attack_page(document, created=ran.updated, isthmus=ran.environment.isthmus, command=ran.command)
     write_text(place / "attack.html", page_text)
     return document
+
+
+def write_curvature(folder: str | Path) -> CurvatureDocument:
+    """Return what is in the `curvature.json` of a folder, and write its page as `curvature.html` beside it. Raises InputError likewise."""
+    place = Path(folder)
+    document = _read(place / "curvature.json", "curvature.json", CurvatureDocument)
+    ran = _manifest(place)
+    page_text = curvature_page(document, created=ran.updated, isthmus=ran.environment.isthmus, command=ran.command)
+    write_text(place / "curvature.html", page_text)
+    return document
+
+
+def write_landscapes(folders: Sequence[str | Path]) -> list[Landscape]:
+    """Return the landscapes in `folders`, and write their page, on one scale, into the first.
+
+    Its name is `landscape.html` for one folder and `landscapes.html` for several. Raises InputError where a folder has none.
+    """
+    reports: list[LandscapeReport] = []
+    for folder in folders:
+        place, ran = Path(folder), _manifest(Path(folder))
+        held = Landscape(str(folder), Table.load(place / "landscape.json"))
+        reports.append(LandscapeReport(held, ran.updated, ran.environment.isthmus, ran.command))
+    name = "landscape.html" if len(reports) == 1 else "landscapes.html"
+    code = landscape_page(reports)
+    write_text(Path(folders[0]) / name, code)
+    return [report.landscape for report in reports]
 
 
 class _Versions(BaseModel, frozen=True, extra="ignore"):

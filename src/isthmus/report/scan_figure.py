@@ -10,6 +10,8 @@ PANELS = (
     ("loss", r"(^|_)loss($|_)"),
     ("error", r"(^|_)error($|_)"),
     ("evasion success", r"evasion_success"),
+    ("largest eigenvalue of the Hessian", r"(^|_)sharpness(?!.*_residual$)"),
+    ("trace of the Hessian", r"(^|_)trace($|_)"),
     ("largest input eigenvalue", r"input_eigenvalue$"),
     ("triggered images", r"attack_success|recovery_accuracy"),
     ("distance of the weights", r"^distance_"),
