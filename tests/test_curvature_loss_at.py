@@ -159,6 +159,18 @@ def test_models_that_cannot_be_measured(kind: str, message: str) -> None:
         LossAt(model, posing(Supervised(), X, Y)).check()
 
 
+def test_a_gradient_that_other_kernels_compute_where_its_graph_is_kept_is_no_randomness() -> None:
+    with seeded(3):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(X[0].numel(), 32), nn.SiLU(), nn.Linear(32, 3))
+    loss = LossAt(model, posing(Supervised(), X, Y))
+    kept, plain = (
+        torch.autograd.grad(loss.problems[0]()[0].sum(), loss.subject.parameters, create_graph=kept)
+        for kept in (True, False)
+    )
+    assert not all(torch.equal(a, b) for a, b in zip(kept, plain, strict=True))  # else this test shows nothing
+    loss.check()
+
+
 def test_the_layer_that_draws_is_named() -> None:
     class Always(nn.Dropout):
         def forward(self, x: Tensor) -> Tensor:

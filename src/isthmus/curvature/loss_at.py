@@ -148,7 +148,7 @@ class LossAt:
     def check(self) -> None:
         """Find that the loss is finite, deterministic and twice differentiable; a second call costs nothing.
 
-        Determinism: loss and gradient of the first batch, twice, bitwise on a CPU. Losses of all batches are looked at once.
+        Determinism: loss and gradient of the first batch, twice, but for rounding. Losses of all batches are looked at once.
         Raises InputError that names the reason: weights that are not finite, layers that draw random numbers, operations without a
         (second) derivative, nothing to differentiate by.
         """

@@ -44,7 +44,7 @@ def read_state(path: str | Path, *, name: str = "weights") -> tuple[State, tuple
     `_orig_mod.`) are taken off. Raises InputError, speaking of the file as `name`, for a missing file, a folder, an empty file,
     another format, pickled objects, anything but named dense tensors, and NaN or infinite values (tensor named).
     """
-    file = _existing(Path(path), name)
+    file = existing(Path(path), name)
     kind = kind_of(file)
     if kind not in (SAFETENSORS, TORCH):
         wanted = "be a safetensors file or a PyTorch file of tensors (.pt, .pth)"
@@ -96,7 +96,8 @@ def load_model(
     return model, load_weights(model, path, name=name)
 
 
-def _existing(file: Path, name: str) -> Path:
+def existing(file: Path, name: str) -> Path:
+    """Return `file`, found to be one that can be read. Raises InputError, with the nearest name beside it where there is none."""
     if file.is_dir():
         raise InputError(f"`{name}` should be a file of weights. Found a folder: {str(file)!r}.")
     if not file.exists():

@@ -9,7 +9,7 @@ from torch import nn
 from isthmus._check import InputError, require
 from isthmus.data import Augment, Splits, default_augment, require_inputs
 from isthmus.models import MODELS, build_model, load_model
-from isthmus.models.weights import LoadReport
+from isthmus.models.weights import LoadReport, existing
 from isthmus.store import Card, read_card
 from isthmus.training.plan import Plan
 
@@ -109,5 +109,7 @@ def data_for(data: str | None, files: Sequence[str | Path], card: Card | None = 
     """Return the data set `data`, or else the one that the first of `files` (or `card`) names. Raises InputError where none does."""
     named = data or next((held.data for path in files if (held := card or read_card(path)).data is not None), None)
     if named is None:
+        for path in () if card is not None else files:
+            existing(Path(path), str(path))  # a mistyped name is the likelier fault
         raise InputError("`data` should name the images. Found none, and none in the files. Give --data NAME.")
     return named
