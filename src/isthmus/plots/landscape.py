@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import log10
+from math import ceil, log10
 from textwrap import wrap
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Kind = Literal["contours", "surface", "both"]
 MARKS = {"centre": ("o", "the model"), "model": ("D", "models"), "trajectory": (".", "trajectory")}
 RED = "#d4003a"
+ACROSS = 3  # panels side by side: more are too small for the labels of their contours
 DASHES = ("-", "--", ":", "-.")
 
 
@@ -36,7 +37,8 @@ def landscape_figure(
     log: bool | None = None,
     width: float = PAGE,
 ) -> Figure:
-    """Return the landscapes of several models side by side: contours with labelled levels, surfaces, or both, a column for each panel.
+    """Return the landscapes of several models side by side: contours with labelled levels, surfaces, or both, at most three panels a row,
+    or a column for each panel.
 
     column: the loss or error that is drawn; None for the foremost that all panels have, the one under attack where there is one. Along a
     single axis it is a line for each panel, in one frame. shared: one range, one set of contours and one colour bar for all panels, else
@@ -57,20 +59,22 @@ def landscape_figure(
     if dims == [1]:
         return _lines(panels, name, (whole, chosen), width)
     rows: list[Literal["contours", "surface"]] = ["contours", "surface"] if kind == "both" else [kind]
-    figure = blank(width, len(rows) * min(2.6, 0.86 * width / len(panels) + 0.2) + 0.6)
+    across = len(panels) if kind == "both" else min(ACROSS, len(panels))
+    down = len(rows) * ceil(len(panels) / across)
+    figure = blank(width, down * min(2.6, 0.86 * width / across + 0.2) + 0.6)
     columns = [
         _panel(
             figure,
             (panel, name),
             (scale, chosen),
-            [(row, (i, len(rows), j, len(panels))) for i, row in enumerate(rows)],
+            [(row, (i + j // across, down, j % across, across)) for i, row in enumerate(rows)],
         )
         for j, (panel, scale) in enumerate(zip(panels, scales, strict=True))
     ]
     groups = [[axis for held in columns for axis in held]] if shared else columns
     for j in range(1, len(panels)):
         same = _words(panels[j], -1) == _words(panels[j - 1], -1)
-        if same and kind != "surface":
+        if same and kind != "surface" and j % across:
             columns[j][0].set_ylabel("")
     for group, scale in zip(groups, scales, strict=False):
         _colour_bar(figure, group, name, (scale, chosen))

@@ -188,9 +188,13 @@ def _amount_axis(axis: Axes, table: Table) -> None:
 
 
 def budget_text(eps: float) -> str:
-    """Return a small budget of whole steps of a byte as such, another as a number."""
+    """Return a small budget of whole steps of a byte as such, another as a number.
+
+    >>> budget_text(8 / 255), budget_text(0.3), budget_text(0.0)
+    ('8/255', '0.3', '0')
+    """
     steps = 255 * eps
-    return f"{steps:.0f}/255" if eps < 0.1 and abs(steps - round(steps)) < 1e-6 else f"{eps:.3g}"
+    return f"{steps:.0f}/255" if 0 < eps < 0.1 and abs(steps - round(steps)) < 1e-6 else f"{eps:.3g}"
 
 
 def _budget_axis(axis: Axes, data: str) -> None:

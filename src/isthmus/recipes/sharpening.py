@@ -60,14 +60,15 @@ def _minimum(run: Run, block: Block, eps: float, seed: int, done: frozenset[str]
 def _draw(found: Findings, minima: Sequence[Minimum], run: Run) -> dict[str, str]:
     """Return the figures that there is anything for, written."""
     held = {title: table for title, table in found.tables.items() if len(table)}
-    similar = {
-        data: held[t] for data in {m.data: 0 for m in minima} if (t := f"Similarity of perturbations, {data}") in held
-    }
     files: dict[str, str] = {}
-    if lines := _spectra(minima):
-        files |= _saved(run, "spectra", spectrum_figure(lines)) | _saved(
-            run, "eigenvalues", eigenvalue_figure(held[SPECTRA])
-        )
+    similar: dict[str, Table] = {}
+    for data in dict.fromkeys(m.data for m in minima):
+        if lines := _spectra(minima, data):
+            files |= _saved(run, f"spectra-{data}", spectrum_figure(lines))
+        if (title := f"Similarity of perturbations, {data}") in held:
+            similar[data] = held[title]
+    if SPECTRA in held:
+        files |= _saved(run, "eigenvalues", eigenvalue_figure(held[SPECTRA]))
     if similar:
         files |= _saved(run, "similarity", similarity_figure(similar))
     if BARRIERS in held:
@@ -75,14 +76,14 @@ def _draw(found: Findings, minima: Sequence[Minimum], run: Run) -> dict[str, str
     return files
 
 
-def _spectra(minima: Sequence[Minimum]) -> list[SpectrumLine]:
-    """Return one line for each data set and budget, its seeds together."""
-    keys = dict.fromkeys((m.data, m.eps) for m in minima)
-    held = {
-        key: tuple(m.curvature.eigenvalues for m in minima if (m.data, m.eps) == key and m.curvature is not None)
-        for key in sorted(keys, key=lambda key: ([m.data for m in minima].index(key[0]), key[1]))
+def _spectra(minima: Sequence[Minimum], data: str) -> list[SpectrumLine]:
+    """Return one line for each budget on a data set, its seeds together."""
+    held = [m for m in minima if m.data == data]
+    runs = {
+        eps: tuple(m.curvature.eigenvalues for m in held if m.eps == eps and m.curvature is not None)
+        for eps in sorted({m.eps for m in held})
     }
-    return [SpectrumLine(data, f"budget {budget_text(eps)}", runs) for (data, eps), runs in held.items() if runs]
+    return [SpectrumLine(data, f"budget {budget_text(eps)}", found) for eps, found in runs.items() if found]
 
 
 def _landscapes(run: Run, blocks: tuple[Block, ...], done: frozenset[str]) -> dict[str, str]:
