@@ -24,6 +24,8 @@ from isthmus.table import Table
 CAPTION = {  # end of a column's name -> what a reader should know where there is such a column
     "_error_low": "Bands of shares are Wilson 95 % intervals.",
     "evasion_success": "Evasion success is a share of the images classified correctly, another number at every point.",
+    "sharpness": "Sharpness is the largest eigenvalue of the Hessian of the mean loss in the weights.",
+    "trace_low": "The band of the trace of that Hessian is its 99 % interval.",
     "input_eigenvalue": "The line of the largest input eigenvalue is the mean over images.",
     "input_eigenvalue_q90": "Its band reaches from the median to the 90 % quantile.",
 }
