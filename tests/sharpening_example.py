@@ -43,7 +43,7 @@ def record(clean: float, robust: float | None) -> Trained:
 def curvature(top: float, *, true: float | None = None) -> Curvature:
     """Eigenvalues top / k, and a trace of 10 top +- 1."""
     steps = {} if true is None else {0.001: true + 1, 0.01: true, 0.1: true - 1}
-    return Curvature(tuple(top / k for k in range(1, 21)), 10 * top, 1.0, steps, 100, 0.25)
+    return Curvature(tuple(top / k for k in range(1, 21)), 10 * top, 1.0, steps, dict.fromkeys(steps, top), 100, 0.25)
 
 
 def scattering(

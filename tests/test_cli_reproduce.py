@@ -97,7 +97,10 @@ def test_an_interrupted_study_says_how_to_go_on(capsys, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("evation",), "`name` should be one of evasion, scheduling, toy. Found 'evation'. Did you mean 'evasion'?"),
+        (
+            ("evation",),
+            "`name` should be one of evasion, scheduling, sharpening, toy. Found 'evation'. Did you mean 'evasion'?",
+        ),
         (("evasion", "--scale", "papper"), "Found 'papper'. Did you mean 'paper'?"),
         (("toy", "--jobs", "2", "--threads", "1"), "`threads` should be left out with several jobs"),
     ],

@@ -35,6 +35,10 @@ def test_the_spectra_are_means_and_spreads_over_seeds() -> None:
     assert (last["trace"], last["trace_sd"], last["trace_error"]) == (pytest.approx(105), pytest.approx(50**0.5), 1.0)
     assert (last["true_curvature"], last["true_curvature_sd"]) == (pytest.approx(30.5), pytest.approx(sqrt(0.5)))
     assert last["by_step"] == "0.001: 31.5, 0.01: 30.5, 0.1: 29.5"
+    assert (
+        last["kept_by_step"]
+        == f"0.001: {last['eigenvalue_1']:.3g}, 0.01: {last['eigenvalue_1']:.3g}, 0.1: {last['eigenvalue_1']:.3g}"
+    )
     assert (last["clean_error"], last["robust_error"]) == (pytest.approx(1.5), pytest.approx(40))
     assert (rows[0]["true_curvature"], rows[0]["by_step"], rows[0]["robust_error"]) == (None, None, None)
     without = [replace(m, curvature=None) if m.eps == 0.1 else m for m in example.minima(1)]
@@ -46,7 +50,7 @@ def test_the_spectra_are_means_and_spreads_over_seeds() -> None:
 
 def test_curvature_is_read_from_its_document() -> None:
     rows = [
-        {"direction": name, "step": step, "recrafted": 100 * step + shift, "kept": 0.0, "frozen": 0.0}
+        {"direction": name, "step": step, "recrafted": 100 * step + shift, "kept": 10 * step, "frozen": 0.0}
         for name, shift in (("top eigenvector", 1.0), ("random", 7.0))
         for step in (0.002, 0.05)
     ]
@@ -59,7 +63,7 @@ def test_curvature_is_read_from_its_document() -> None:
         "loss": 0.7,
     }
     found = Curvature.read(document)
-    assert found == Curvature((3.0, 2.0), 9.0, 0.5, {0.002: 1.2, 0.05: 6.0}, 50, 0.7)
+    assert found == Curvature((3.0, 2.0), 9.0, 0.5, {0.002: 1.2, 0.05: 6.0}, {0.002: 0.02, 0.05: 0.5}, 50, 0.7)
     assert (found.recrafted_at, found.true_curvature) == (0.002, 1.2)  # nearest to 0.01
     for nothing in ([], None):
         bare = Curvature.read({**document, "trace": None, "finite_difference": nothing})

@@ -22,13 +22,15 @@ class Curvature:
     """The curvature of one minimum's training loss, in nat per squared unit of weight.
 
     eigenvalues: largest first, of the Hessian at frozen examples. trace_error: half width of its interval. recrafted: step -> curvature
-    along the top eigenvector by differences of gradients with examples crafted anew. n: images; loss: nat.
+    along the top eigenvector by differences of gradients with examples crafted anew; kept: the same with those of the minimum, which the
+    kinks of the network alone set apart from the eigenvalue. n: images; loss: nat.
     """
 
     eigenvalues: tuple[float, ...]
     trace: float | None
     trace_error: float | None
     recrafted: Mapping[float, float]
+    kept: Mapping[float, float]
     n: int
     loss: float
 
@@ -42,6 +44,7 @@ class Curvature:
             trace=trace.get("value"),
             trace_error=trace.get("error"),
             recrafted={_number(r["step"]): _number(r["recrafted"]) for r in rows if r["direction"] == TOP},
+            kept={_number(r["step"]): _number(r["kept"]) for r in rows if r["direction"] == TOP},
             n=int(cast(int, document["n"])),
             loss=_number(document["loss"]),
         )
@@ -101,7 +104,7 @@ def _own(name: str, unit: str, about: str) -> tuple[Column, Column]:
     )
 
 
-_NAT = "nat"
+_NAT = "nat/weight²"
 SPECTRA = (
     Column("data"),
     Column("eps", about="budget of training, and of the loss whose curvature this is"),
@@ -111,6 +114,7 @@ SPECTRA = (
     Column("trace_error", _NAT, about="largest half width of its interval among the seeds"),
     *_own("true_curvature", _NAT, "curvature along the top eigenvector with examples crafted anew"),
     Column("by_step", about="the same at each step of the difference"),
+    Column("kept_by_step", about="by differences too, with the examples of the minimum kept"),
     Column("loss", "nat", "lower", None, None, "mean over seeds"),
     Column("images", about="of the loss"),
     Column("clean_error", "%", "lower", "test", None, "mean over seeds"),
@@ -157,7 +161,8 @@ def spectra(minima: Sequence[Minimum]) -> Table:
         row |= _mean("trace", [c.trace for c in found])
         row |= _mean("true_curvature", [c.true_curvature for c in found])
         row["trace_error"] = max((c.trace_error for c in found if c.trace_error is not None), default=None)
-        row["by_step"] = _by_step(found)
+        row["by_step"] = _by_step([c.recrafted for c in found])
+        row["kept_by_step"] = _by_step([c.kept for c in found])
         row["loss"] = mean_and_sd([c.loss for c in found])[0]
         row["images"] = min(c.n for c in found)
         errors = [m.errors for m in held]
@@ -226,9 +231,9 @@ def _similar(found: Sequence[Mapping[str, float]]) -> Row:
     return row
 
 
-def _by_step(found: Sequence[Curvature]) -> str | None:
-    steps = sorted({step for c in found for step in c.recrafted})
-    means = {step: mean_and_sd([c.recrafted[step] for c in found if step in c.recrafted])[0] for step in steps}
+def _by_step(found: Sequence[Mapping[float, float]]) -> str | None:
+    steps = sorted({step for held in found for step in held})
+    means = {step: mean_and_sd([held[step] for held in found if step in held])[0] for step in steps}
     return ", ".join(f"{step:g}: {value:.3g}" for step, value in means.items() if value is not None) or None
 
 
