@@ -5,12 +5,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cli_example import model_file
+from isthmus._check import InputError
 from isthmus.data import load_data
 from isthmus.evaluate import logits
 from isthmus.losses import cross_entropy
 from isthmus.probes import Clean, Robust
 from isthmus.recipes import landscape as module
-from isthmus.recipes.landscape import LandscapeRecipe, run_landscape
+from isthmus.recipes.landscape import LandscapeRecipe, run_landscape, snapshots
 from isthmus.runs import Run
 from isthmus.settle import Recalibrate
 from isthmus.store import Card, save_model
@@ -153,6 +154,18 @@ def test_trajectory_spans_the_slice_or_is_projected_into_it(file, tmp_path):
     assert sum(axis["share_percent"] for axis in table.meta["axes"]) == pytest.approx(100, rel=1e-4)
     apart = measured(file, trajectory=tuple(paths)).meta["anchors"][1:]
     assert all(anchor["off"] > 0.5 for anchor in apart)  # of a random slice nearly all is out
+
+
+def test_a_training_folder_stands_for_its_snapshots_in_order(tmp_path):
+    assert snapshots("a.pt") == ["a.pt"]
+    with pytest.raises(
+        InputError, match=r"`trajectory` should be weight files, or a folder with snapshots. Found none in .*--resets"
+    ):
+        snapshots(str(tmp_path))
+    names = [f"snapshot-{i}.safetensors" for i in (1, 2, 10)]
+    for name in reversed(names):
+        (tmp_path / name).touch()
+    assert snapshots(str(tmp_path)) == [str(tmp_path / name) for name in names]
 
 
 def test_batchnorm_policy_is_that_stated(batchnorm):

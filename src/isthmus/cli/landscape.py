@@ -92,8 +92,8 @@ def landscape(  # noqa: PLR0913  one parameter for each option
         list[str] | None,
         typer.Option(
             "--trajectory",
-            metavar="FILE",
-            help="Weights projected into the slice, in their order; repeatable.",
+            metavar="FILE|DIR",
+            help="Weights projected into the slice, in their order, or the snapshots of a training; repeatable.",
             rich_help_panel=SLICE,
         ),
     ] = None,

@@ -97,14 +97,15 @@ def _described(table: Table, axes: list[dict[str, object]]) -> Table:
 def _given(recipe: LandscapeRecipe, run: Run | None) -> tuple[Given, Splits]:
     """Return the models and the data of a recipe; the files read are recorded in the run."""
     bridge = _bridge_path(recipe)
-    paths = [*([bridge] if bridge else recipe.models), *recipe.trajectory]
+    steps = [file for path in recipe.trajectory for file in snapshots(path)]
+    paths = [*([bridge] if bridge else recipe.models), *steps]
     card = None if bridge is None else read_header(bridge).card
     splits = load_data(data_for(recipe.data, paths, card), size=recipe.size)
     task = task_for(splits, arch=recipe.arch, width=recipe.width, files=paths, card=card)
     if run is not None:
         for path in paths:
             run.read(path, sha256(path))
-    trajectory = {path: task.load(path)[0] for path in recipe.trajectory}
+    trajectory = {path: task.load(path)[0] for path in steps}
     if bridge is None:
         twice = next((path for i, path in enumerate(recipe.models) if path in recipe.models[:i]), None)
         require(twice is None, "models", "be different files", f"{twice!r} twice")
@@ -116,6 +117,20 @@ def _given(recipe: LandscapeRecipe, run: Run | None) -> tuple[Given, Splits]:
     place = ", ".join(f"{value:g}" for value in recipe.at)
     name = f"{recipe.models[0]} at {'t' if held.basis.dim == 1 else 'u'} = {place}"
     return Given({name: model}, trajectory, held), splits
+
+
+def snapshots(path: str) -> list[str]:
+    """Return the weight file that `path` is, or the snapshots of a training's folder in their order.
+
+    Raises InputError for a folder without any.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        return [path]
+    files = sorted(folder.glob("snapshot-*.safetensors"), key=lambda file: (len(file.name), file.name))
+    fix = "Train with --resets, each of which leaves one."
+    require(bool(files), "trajectory", "be weight files, or a folder with snapshots", f"none in {path!r}", fix)
+    return [str(file) for file in files]
 
 
 def _bridge_path(recipe: LandscapeRecipe) -> str | None:

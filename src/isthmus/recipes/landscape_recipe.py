@@ -37,7 +37,8 @@ class LandscapeRecipe(BaseModel):
     settle: BatchNorm statistics of the points: `keep` those of the centre, or `recalibrate` on at most `settle_n` training images at
     every point; None for `recalibrate` in a plane or a tangent, `keep` elsewhere. normalise, orthogonal: of `random`.
     vectors: a file of eigenvectors for `eigen`; without it they are computed on at most `hessian_n` images of `split`, for the loss
-    under attack with an adversary, at examples frozen at the centre. trajectory: weight files that are projected into the slice.
+    under attack with an adversary, at examples frozen at the centre. trajectory: weight files, or folders with
+    snapshots, that are projected into the slice.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
