@@ -81,7 +81,7 @@ def main() -> None:
         [
             "# Sharpness by budget while training goes on",
             "",
-            "Made by `python benchmarks/spectrum_while_training.py --out FILE`: "
+            f"Made by `python benchmarks/spectrum_while_training.py --seeds {options.seeds} --out FILE`: "
             f"torch {torch.__version__}, {platform.machine()}, 1 thread, {perf_counter() - began:.0f} s.",
             f"resnet18 of width {options.width}, {options.images:,} CIFAR-10 images without augmentation, measured on {MEASURED} of them.",
             "Loss in nat, under attack where there is a budget; error of the images as they are in %; eigenvalue in nat per squared",
