@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fit_example import gradient_plan, small, toy
+from isthmus.cli.session import leave_group
 from isthmus.geometry.build import connect, parse_geometry, single
 from isthmus.training.fit import fit
 from isthmus.training.objective import Own
@@ -55,6 +56,8 @@ def main(folder: Path) -> None:
         "buffers": dict(normed.bridge.states[0]),
     }
     torch.save(found, folder / f"rank-{fabric.global_rank}.pt")
+    fabric.barrier()
+    leave_group()
 
 
 if __name__ == "__main__":

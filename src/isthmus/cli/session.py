@@ -57,6 +57,13 @@ def working(work: Work, run: Run, bar: Progress) -> Generator[Session]:
     finally:
         if tracker is not None and run.primary:
             tracker.finalize(ended)
+        leave_group()
+
+
+def leave_group() -> None:
+    """End this process's part in a group of several: left to the interpreter's end, gloo's threads now and then abort the process."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _tracker(kind: str, run: Run) -> Tracker:
