@@ -11,8 +11,7 @@ def setting(threat: str | None = "badnets", level: int = 0, block=CIFAR) -> Sett
     """A threat at its high rate (level 0) or its low one; None: nothing was tampered with."""
     if threat is None:
         return Setting(block)
-    found = next(one for one in block.threats if one.name == threat)
-    return Setting(block, found, found.rates[level])
+    return Setting(block, [one for one in block.threats if one.name == threat][level])
 
 
 def result(

@@ -83,6 +83,18 @@ def test_a_failed_cell_makes_the_exit_code(capsys, tmp_path, monkeypatch):
     assert again.err.startswith("c0 (1 of 2): ")
 
 
+def test_a_part_of_a_study_runs_and_the_rest_is_left_for_later(capsys, tmp_path):
+    part = call(capsys, "reproduce", "toy", "--only", "*1", "--out", tmp_path / "s", "--json")
+    assert (part.code, part.json["status"], part.json["finished"], part.json["cells"]) == (0, "partial", 1, 2)
+    assert part.json["tables"]["Cells"]["rows"] == [{"cell": "c1"}]
+    wrong = call(capsys, "reproduce", "toy", "--only", "c7", "--out", tmp_path / "s", "--resume")
+    assert wrong.code == 2
+    assert "`only` should match the name of a cell, such as 'c0'. Found 'c7'." in wrong.err
+    rest = call(capsys, "reproduce", "toy", "--out", tmp_path / "s", "--resume", "--json")
+    assert (rest.code, rest.json["status"], rest.json["finished"]) == (0, "done", 2)
+    assert rest.err.startswith("c0 (1 of 2): ")
+
+
 def test_an_interrupted_study_says_how_to_go_on(capsys, tmp_path, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt

@@ -123,7 +123,7 @@ def test_suspects_stand_beside_the_floor_of_their_trigger():
         Model(setting("warp"), Rates(78.0, 48.0, 44.0)),
         Model(setting(None), Rates(80.0)),
     ]
-    table = suspects(models, {("cifar10", "warp"): 1.5, ("fashion-mnist", "warp"): 9.0})
+    table = suspects(models, {setting("warp").floor: 1.5, setting("warp", block=FASHION).floor: 9.0})
     warp, free = table.rows()
     assert (warp["threat"], warp["rate"], warp["models"], warp["untampered"]) == ("warp", 0.1, 2, 1.5)
     assert (warp["attack_success"], warp["attack_success_least"], warp["recovery_accuracy"]) == (53.0, 48.0, 40.0)

@@ -8,6 +8,7 @@ import torch
 
 from isthmus.models import build_model
 from isthmus.recipes import repair_grid_cells
+from isthmus.recipes.cells import chosen
 from isthmus.recipes.repair_grid_cells import cells, inspected_of, remedies_of, repairs_of, settings_of, suspects
 from isthmus.recipes.repair_grid_scales import ABOUT, EVERY, SCALES, SEEDS, THREATS
 from isthmus.repair.methods import METHODS
@@ -31,29 +32,29 @@ def test_every_scale_needs_only_what_an_earlier_wave_wrote(scale):
 def test_the_small_grid_is_as_large_as_promised():
     size = SCALES["small"]
     assert {block.data for block in size.blocks} == {"cifar10", "fashion-mnist"}
-    assert len(THREATS) == 6
-    assert all(block.threats == THREATS and block.levels == (0, 1) for block in size.blocks)
+    assert Counter(one.rate <= 0.01 for one in THREATS) == {False: 6, True: 4}
+    assert all(block.threats == THREATS for block in size.blocks)
     assert size.budgets == (2500, 500, 50)
     assert len(size.remedies) >= 9
     assert SEEDS["small"] == 2
     assert max(block.untampered for block in size.blocks) >= 20
     there, _ = remedies_of("small")
-    assert len(list(repairs_of("small", 2))) == 2 * 3 * len(there) * (2 * 6 * 2 + 2)
-    assert len(inspected_of("small")) == 20 + 12 * 2
+    assert len(list(repairs_of("small", 2))) == 2 * 3 * len(there) * (2 * 10 + 2)
+    assert len(inspected_of("small")) == 20 + 10 * 2
 
 
 def test_suspects_are_trained_as_their_threat_says():
     found = held("small")
-    one = found["cifar10-warp-0.01-1"]
-    assert (one.tamper_trigger, one.target, one.rate, one.seed) == ("warp:strength=0.5", "0", 0.01, 1)
-    assert (one.cover, one.cover_rate, one.source) == ("warp:strength=0.5,noise=true", 0.02, "non-target")
+    one = found["cifar10-warp-0.1-1"]
+    assert (one.tamper_trigger, one.target, one.rate, one.seed) == ("warp:strength=0.5", "0", 0.1, 1)
+    assert (one.cover, one.cover_rate, one.source) == ("warp:strength=0.5,noise=true", 0.2, "non-target")
     assert (one.arch, one.width, one.epochs, one.hold_out) == ("cnn:depth=4", 24, 8, 2500)
     label = found["fashion-mnist-clean-label-0.08-0"]
     assert (label.tamper_trigger, label.source, label.cover, label.rate) == ("sinusoid", "target", None, 0.08)
     free = found["fashion-mnist-untampered-19"]
     assert (free.tamper_trigger, free.target, free.hold_out, free.seed) == (None, None, 2500, 19)
     assert "cifar10-untampered-2" not in found
-    assert len(suspects("small")) == 48
+    assert len(suspects("small")) == 40
     assert {cell.name for cell in suspects("small")} < set(found)
 
 
@@ -66,7 +67,7 @@ def test_triggers_are_ones_that_there_are(threat):
 
 def test_a_repair_measures_with_the_trigger_it_should_remove():
     found = held("small")
-    one = found["fine-tune-cifar10-all-to-all-0.01-50-0"]
+    one = found["fine-tune-cifar10-all-to-all-0.1-50-0"]
     assert (one.method, one.clean, one.hold_out, one.evaluations) == ("fine-tune", 50, 2500, 400)
     assert (one.trigger, one.target, one.baselines) == ("patch:size=3", "all-to-all", False)
     assert (one.data, one.arch, one.width) == ("cifar10", "cnn:depth=4", 24)
@@ -87,15 +88,17 @@ def test_a_seed_puts_another_suspect_first_and_draws_other_clean_images():
 
 def test_floors_measure_each_trigger_once_on_untampered_models():
     found = {name: recipe for name, recipe in held("small").items() if name.startswith("floor-")}
-    assert len(found) == 2 * 6
+    assert len(found) == 2 * 8
     one = found["floor-cifar10-all-to-all-0.1"]
     assert one.suspects == tuple(f"cells/cifar10-untampered-{k}/model.safetensors" for k in (0, 1))
     assert (one.method, one.target) == ("average", "all-to-all")
+    assert found["floor-cifar10-badnets-0.01"].trigger == "patch:size=5"
+    assert "floor-cifar10-blend-0.01" not in found
 
 
 def test_models_are_inspected_where_there_are_untampered_ones_to_compare_with():
     names = [name for name in held("small") if name.startswith("inspect-")]
-    assert Counter("fashion" in name for name in names) == {True: 44}
+    assert Counter("fashion" in name for name in names) == {True: 40}
     assert held("small")["inspect-fashion-mnist-warp-0.1-1"].model == "cells/fashion-mnist-warp-0.1-1/model.safetensors"
     assert not [name for name in held("slice") if name.startswith("inspect-")]
 
@@ -122,7 +125,7 @@ def test_a_grid_that_is_stopped_has_compared_all_remedies_on_what_it_did():
 
 def test_the_size_of_a_scale_is_in_its_cells(monkeypatch):
     one = SCALES["slice"]
-    block = replace(one.blocks[0], label="mine", hold_out=700, augment="none", levels=(1,), untampered=3)
+    block = replace(one.blocks[0], label="mine", hold_out=700, augment="none", untampered=3)
     size = replace(one, blocks=(block,), budgets=(70,), batch_size=32, evaluations=9, test_n=11, curve_n=12, points=5)
     monkeypatch.setitem(SCALES, "slice", size)
     found = held("slice", 1)
@@ -131,7 +134,6 @@ def test_the_size_of_a_scale_is_in_its_cells(monkeypatch):
     assert (recipe.evaluations, recipe.test_n, recipe.curve_n, recipe.points) == (9, 11, 12, 5)
     trained = found["mine-untampered-2"]
     assert (trained.hold_out, trained.augment, trained.data) == (700, "none", "cifar10")
-    assert not any("-0.1-" in name for name in found)
     assert "inspect-mine-untampered-2" in found
 
 
@@ -148,3 +150,12 @@ def test_every_network_is_one_that_can_be_built():
             shape = (3, 32, 32) if block.data == "cifar10" else (1, 8, 8) if block.data == "digits" else (1, 28, 28)
             with torch.device("meta"):
                 assert build_model(block.arch, num_classes=10, input_shape=shape, width=block.width) is not None
+
+
+def test_a_part_takes_what_it_needs_with_it():
+    first, second = chosen(cells("small", 2), ["purify-cifar10-warp-0.1-50-1", "clp-cifar10-warp-*-0"])
+    assert [cell.name for cell in first] == ["cifar10-warp-0.1-0", "cifar10-warp-0.1-1"]
+    assert sorted(cell.name for cell in second) == [
+        *(f"clp-cifar10-warp-0.1-{budget}-0" for budget in (2500, 50, 500)),
+        "purify-cifar10-warp-0.1-50-1",
+    ]

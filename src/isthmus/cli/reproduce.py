@@ -17,6 +17,8 @@ isthmus reproduce evasion --scale smoke --out runs/evasion
 isthmus reproduce scheduling --scale small --seeds 3 --jobs 2 --out runs/scheduling --json
 
 isthmus reproduce repair-grid --jobs 2 --out runs/grid --resume
+
+isthmus reproduce repair-grid --only 'auto-cifar10-*' --only 'fine-tune-cifar10-*' --out runs/grid --resume
 """
 
 
@@ -75,6 +77,15 @@ def reproduce(  # noqa: PLR0913  one parameter for each option
     seeds: Annotated[
         int | None, typer.Option("--seeds", min=1, help="Repeat over N seeds. Default: what the scale has.")
     ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--only",
+            metavar="PATTERN",
+            help="Run the cells of such names (*, ?, [...]) and what they need; the others are left for --resume. Repeatable.",
+            rich_help_panel=o.WORK,
+        ),
+    ] = None,
     jobs: Annotated[
         int,
         typer.Option("--jobs", min=1, help="Trainings side by side, one CPU thread each.", rich_help_panel=o.WORK),
@@ -91,7 +102,7 @@ def reproduce(  # noqa: PLR0913  one parameter for each option
     from isthmus.cli.output import print_json, print_lines
     from isthmus.cli.progress import Progress
     from isthmus.cli.session import threads as using_threads
-    from isthmus.recipes.study import StudyRecipe, require_scale, run_study
+    from isthmus.recipes.study import StudyRecipe, Work, require_scale, run_study
     from isthmus.runs import Run
     from isthmus.training.session import Session
 
@@ -106,7 +117,8 @@ def reproduce(  # noqa: PLR0913  one parameter for each option
     # A bar only where there is a terminal and one cell at a time; the line about each finished cell is always there.
     bar = Progress(name, silent=jobs > 1 or not Console(stderr=True).is_terminal)
     with using_threads(threads), opened as run, bar:
-        report = run_study(study, recipe, run, jobs=jobs, tell=_tell, session=Session(monitor=bar, stage=bar.stage))
+        session = Session(monitor=bar, stage=bar.stage)
+        report = run_study(study, recipe, run, work=Work(only or (), jobs), tell=_tell, session=session)
     if json:
         print_json(report.to_json())
     else:

@@ -1,5 +1,6 @@
 """`Cell`: one recipe of a study in a folder of its own; many of them, in order or side by side, each run once."""
 
+import fnmatch
 import os
 import signal
 from collections import deque
@@ -64,6 +65,28 @@ def output(cell: str, file: str) -> str:
     'cells/regular-0/model.safetensors'
     """
     return f"{CELLS}/{cell}/{file}"
+
+
+def chosen(waves: Sequence[Sequence[Cell]], only: Sequence[str]) -> tuple[tuple[Cell, ...], ...]:
+    """Return the waves with the cells alone whose name matches one of the patterns of `only` (`*`, `?`, `[...]`), and what those need.
+
+    Raises InputError for a pattern that matches none.
+    """
+    cells = {cell.name: cell for wave in waves for cell in wave}
+    wanted: set[str] = set()
+    for pattern in only:
+        found = fnmatch.filter(cells, pattern)
+        some = f"such as {next(iter(cells))!r}"
+        require(
+            len(found) > 0, "only", f"match the name of a cell, {some}", repr(pattern), "`cells/` holds those that ran."
+        )
+        wanted.update(found)
+    waiting = deque(wanted)
+    while waiting:
+        new = set(cells[waiting.popleft()].needs) - wanted
+        wanted |= new
+        waiting.extend(new)
+    return tuple(tuple(cell for cell in wave if cell.name in wanted) for wave in waves)
 
 
 def finished(cell: Cell, folder: Path) -> bool:

@@ -147,16 +147,16 @@ def _data(result: Result) -> str:
     return result.repair.setting.block.name
 
 
-def _floors(run: Run, scale: str, done: frozenset[str]) -> dict[tuple[str, str], float]:
-    """Return (block, threat) -> attack success (%) on models that hold nothing, mean over them."""
-    found: dict[tuple[str, str], float] = {}
+def _floors(run: Run, scale: str, done: frozenset[str]) -> dict[tuple[str, str, str], float]:
+    """Return `Setting.floor` -> attack success (%) on models that hold nothing, mean over them."""
+    found: dict[tuple[str, str, str], float] = {}
     for setting in floors_of(scale):
         if (cell := f"floor-{setting.name}") not in done or setting.threat is None:
             continue
         held = [Rates.of(entry).attack for entry in _report(run, cell).suspects]
         mean = mean_and_sd([value for value in held if value is not None])[0]
         if mean is not None:
-            found[setting.block.name, setting.threat.name] = mean
+            found[setting.floor] = mean
     return found
 
 

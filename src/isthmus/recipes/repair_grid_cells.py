@@ -16,11 +16,10 @@ MODEL = "model.safetensors"
 
 @dataclass(frozen=True)
 class Setting:
-    """What is repaired: the suspects of a threat at one rate, or models without tampering (threat None)."""
+    """What is repaired: the suspects of a threat, or models without tampering (threat None)."""
 
     block: Block
     threat: Threat | None = None
-    rate: float = 0.0
 
     @property
     def name(self) -> str:
@@ -29,8 +28,20 @@ class Setting:
         >>> Setting(SCALES["small"].blocks[0]).name
         'cifar10-untampered'
         """
-        kind = UNTAMPERED if self.threat is None else f"{self.threat.name}-{self.rate:g}"
+        kind = UNTAMPERED if self.threat is None else f"{self.threat.name}-{self.threat.rate:g}"
         return f"{self.block.name}-{kind}"
+
+    @property
+    def rate(self) -> float | None:
+        """Return the share of all training images that is poisoned, None without tampering."""
+        return None if self.threat is None else self.threat.rate
+
+    @property
+    def floor(self) -> tuple[str, str, str]:
+        """Return what attack success on untampered models depends on: block, trigger and target, the latter two empty without threat."""
+        if self.threat is None:
+            return self.block.name, "", ""
+        return self.block.name, self.threat.trigger, self.threat.target
 
     @property
     def models(self) -> int:
@@ -71,13 +82,8 @@ def cells(scale: str, seeds: int) -> tuple[tuple[Cell, ...], ...]:
 
 
 def settings_of(scale: str) -> list[Setting]:
-    """Return what is repaired: high rates first, as they show soonest whether a grid is worth its hours; without tampering last."""
-    found = [
-        Setting(block, threat, threat.rates[level])
-        for block in SCALES[scale].blocks
-        for level in block.levels
-        for threat in block.threats
-    ]
+    """Return what is repaired: the threats of each block in their order; models without tampering last."""
+    found = [Setting(block, threat) for block in SCALES[scale].blocks for threat in block.threats]
     return found + [Setting(block) for block in SCALES[scale].blocks]
 
 
@@ -98,11 +104,11 @@ def repairs_of(scale: str, seeds: int) -> Iterator[Repair]:
 
 
 def floors_of(scale: str) -> list[Setting]:
-    """Return one setting for each trigger of each block: how often it works where nothing was planted does not depend on the rate."""
-    found: dict[tuple[str, str], Setting] = {}
+    """Return one setting for each trigger and target of each block: where nothing was planted the rate does not matter."""
+    found: dict[tuple[str, str, str], Setting] = {}
     for setting in settings_of(scale):
         if setting.threat is not None:
-            found.setdefault((setting.block.name, setting.threat.name), setting)
+            found.setdefault(setting.floor, setting)
     return list(found.values())
 
 
@@ -139,10 +145,10 @@ def trained_cell(setting: Setting, k: int) -> Cell:
         tampering = {
             "tamper_trigger": threat.trigger,
             "target": threat.target,
-            "rate": setting.rate,
+            "rate": threat.rate,
             "source": threat.source,
             "cover": threat.cover,
-            "cover_rate": 0.1 if threat.cover is None else 2 * setting.rate,
+            "cover_rate": 0.1 if threat.cover is None else 2 * threat.rate,
         }
         recipe = TrainRecipe.model_validate({**recipe.model_dump(), **tampering})
     return Cell(name(setting, k), recipe)

@@ -208,8 +208,8 @@ def control(results: Sequence[Result]) -> Table:
     return Table.of(rows, CONTROL)
 
 
-def suspects(models: Sequence[Model], floors: Mapping[tuple[str, str], float]) -> Table:
-    """Return what was trained. floors: (block, threat) -> attack success (%) on untampered models."""
+def suspects(models: Sequence[Model], floors: Mapping[tuple[str, str, str], float]) -> Table:
+    """Return what was trained. floors: `Setting.floor` -> attack success (%) on untampered models."""
     rows: list[Row] = []
     for setting, held in grouped(models, lambda one: one.setting).items():
         rates = [one.rates for one in held]
@@ -219,7 +219,7 @@ def suspects(models: Sequence[Model], floors: Mapping[tuple[str, str], float]) -
         row |= _means("clean_accuracy", [one.accuracy for one in rates])
         row["recovery_accuracy"] = mean_and_sd([one.recovery for one in rates if one.recovery is not None])[0]
         row |= {"attack_success": mean_and_sd(attacks)[0], "attack_success_least": min(attacks, default=None)}
-        row |= {"rate": setting.rate or None, "untampered": floors.get((setting.block.name, threat))}
+        row |= {"rate": setting.rate, "untampered": floors.get(setting.floor)}
         rows.append(row)
     return Table.of(rows, SUSPECTS)
 

@@ -59,7 +59,7 @@ def triage(inspected: Sequence[Inspected]) -> Table:
     rows: list[Row] = []
     for setting, held in grouped(inspected, lambda one: one.setting).items():
         verdicts = [one.verdict for one in held]
-        row: Row = {"data": setting.block.name, "rate": setting.rate or None, "models": len(held)}
+        row: Row = {"data": setting.block.name, "rate": setting.rate, "models": len(held)}
         row["threat"] = UNTAMPERED if setting.threat is None else setting.threat.name
         row |= _rate("suspicious", [verdict == "suspicious" for verdict in verdicts])
         row["inconclusive"] = 100 * sum(verdict == "inconclusive" for verdict in verdicts) / len(held)

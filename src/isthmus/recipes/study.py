@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from isthmus._check import require, unknown
 from isthmus.files import write_json, write_text
 from isthmus.rates import spread
-from isthmus.recipes.cells import Cell, Tell, finished, run_cells, seconds_of
+from isthmus.recipes.cells import Cell, Tell, chosen, finished, run_cells, seconds_of
 from isthmus.runs import Run
 from isthmus.table import Table
 from isthmus.training.session import Session
@@ -24,6 +24,17 @@ class StudyRecipe(BaseModel):
     study: str
     scale: str = "small"
     seeds: int | None = Field(default=None, ge=1)
+
+
+@dataclass(frozen=True)
+class Work:
+    """How much of a study is run now. only: patterns of names of cells, the others are left for later; jobs: cells side by side."""
+
+    only: Sequence[str] = ()
+    jobs: int = 1
+
+
+ALL = Work()
 
 
 @dataclass(frozen=True)
@@ -62,7 +73,7 @@ class Study:
 
 @dataclass(frozen=True)
 class Report:
-    """What a study came to. status: done, or failed where a cell did; seconds: of all finished cells together."""
+    """What a study came to. cells: planned; finished: of them; seconds: of the finished ones together."""
 
     study: str
     title: str
@@ -71,12 +82,14 @@ class Report:
     findings: Findings
     failed: Mapping[str, str]
     cells: int
+    finished: int
     seconds: float
 
     @property
     def status(self) -> str:
-        """Return `done`, or `failed` where any cell has no result."""
-        return "failed" if self.failed else "done"
+        """Return `done`, `failed` where a cell did, or `partial` where cells were left for later."""
+        whole = "done" if self.finished == self.cells else "partial"
+        return "failed" if self.failed else whole
 
     def to_json(self) -> dict[str, object]:
         """Return everything as JSON values."""
@@ -90,6 +103,7 @@ class Report:
             "notes": list(self.findings.notes),
             "failed": dict(self.failed),
             "cells": self.cells,
+            "finished": self.finished,
             "seconds": self.seconds,
             "files": dict(self.findings.files),
         }
@@ -97,7 +111,7 @@ class Report:
     def to_markdown(self) -> str:
         """Return the claims, the tables and what failed, as a Markdown page."""
         over = f"{self.seeds} seed{'s' if self.seeds > 1 else ''}"
-        cost = f"{self.cells - len(self.failed)} of {self.cells} cells, {self.seconds:,.0f} s in all"
+        cost = f"{self.finished} of {self.cells} cells, {self.seconds:,.0f} s in all"
         parts = [
             f"# {self.title}",
             f"Scale `{self.scale}`, {over}; {cost}.",
@@ -115,21 +129,29 @@ class Report:
 
 
 def run_study(
-    study: Study, recipe: StudyRecipe, run: Run, *, jobs: int = 1, tell: Tell, session: Session | None = None
+    study: Study,
+    recipe: StudyRecipe,
+    run: Run,
+    *,
+    work: Work = ALL,
+    tell: Tell,
+    session: Session | None = None,
 ) -> Report:
-    """Return the report, after running what is still to run, and writing `NAME.json` and `NAME.md` beside the cells.
+    """Return the report on all finished cells, after running what is still to run, and writing `NAME.json` and `NAME.md` beside them.
 
-    Raises InputError for an unknown scale.
+    Raises InputError for an unknown scale, and for a pattern of `work` that matches no cell.
     """
     require_scale(study, recipe.scale)
     seeds = recipe.seeds or study.seeds[recipe.scale]
     waves = study.cells(recipe.scale, seeds)
-    outcomes = run_cells(waves, run.begin(), jobs=jobs, tell=tell, session=session)
+    part = chosen(waves, work.only) if work.only else waves
+    outcomes = run_cells(part, run.begin(), jobs=work.jobs, tell=tell, session=session)
     failed = {outcome.name: outcome.reason for outcome in outcomes if outcome.status in ("failed", "left")}
     done = [cell for wave in waves for cell in wave if cell.name not in failed and finished(cell, run.folder)]
     findings = study.findings(run, recipe.scale, seeds, frozenset(cell.name for cell in done))
     seconds = sum(seconds_of(cell, run.folder) for cell in done)
-    report = Report(study.name, study.title, recipe.scale, seeds, findings, failed, len(outcomes), seconds)
+    total = sum(map(len, waves))
+    report = Report(study.name, study.title, recipe.scale, seeds, findings, failed, total, len(done), seconds)
     write_report(report, run)
     return report
 
