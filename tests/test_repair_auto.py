@@ -13,9 +13,10 @@ from isthmus.rates import Rate
 from isthmus.repair import auto as module
 from isthmus.repair.auto import Auto, accuracy
 from isthmus.repair.families import Mask
+from isthmus.repair.hunt import Found, Search
 from isthmus.repair.protocol import Clean, Repaired
 from isthmus.repair.purify import Purify
-from isthmus.repair.smallest import Found, Search
+from isthmus.repair.smallest import Survey
 from isthmus.training.plan import Plan
 from isthmus.training.session import Session
 from repair_example import suspects, trusted
@@ -47,11 +48,31 @@ def found(ratio: float) -> Found:
     return Found(Mask(), free, (0, 1, 2), ratios / 10, torch.ones(3), ratios, 40, 0.0)
 
 
+@dataclass
+class Told:
+    """A survey that found what it is told; its first round takes 20 images, the others 20 more."""
+
+    one: Found
+    images: int = 20
+
+    @property
+    def found(self) -> tuple[Found, ...]:
+        return (self.one,)
+
+    def finished(self) -> tuple[Found, ...]:
+        self.images += 20
+        return self.found
+
+
 @pytest.fixture
 def ratios(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Smallest ratios of the suspects, in their order; searches are replaced by these."""
     wanted: list[float] = []
-    monkeypatch.setattr(module, "smallest_triggers", lambda model, *_, **__: (found(wanted[_position(model)]),))
+
+    def begun(model: nn.Module, *_: object, **__: object) -> Told:
+        return Told(found(wanted[_position(model)]))
+
+    monkeypatch.setattr(Survey, "begun", begun)
     return wanted
 
 
@@ -96,44 +117,34 @@ def test_one_standard_error_counts_where_images_are_few() -> None:
     assert module._choice([Rate(9200, 10_000), Rate(8800, 10_000)], [0.1, 0.4], 0.0) == 0  # pyright: ignore[reportPrivateUsage]
 
 
-def test_two_suspects_in_which_nothing_stands_out_are_left_by_a_path(ratios: list[float]) -> None:
+def test_what_cannot_be_seen_is_doubted(ratios: list[float]) -> None:
     ratios[:] = [0.7, 0.9]
-    auto = made()
-    done = run(auto, suspects())
-    assert done.note.startswith("away, because no trigger stands out in either suspect: its own note")
-    assert (done.module, done.name) == (suspects()[0], "auto")
-    assert any(text.startswith("No trigger stood out: the smallest has 0.70") for text in done.warnings)
-    # two searches of 40 images, in gradients of 20, and the 5 of the remedy
-    assert done.evaluations == 5 + 4
-    assert auto.away.seen == [2]  # type: ignore[attr-defined]
-
-
-def test_one_suspect_is_purified_even_where_nothing_stands_out(ratios: list[float]) -> None:
-    ratios[:] = [0.7, 0.9]
-    done = run(made(), suspects()[:1])
-    assert done.note.startswith("purified suspect 0;")
-    assert any("would not be found, nor removed on purpose" in text for text in done.warnings)
+    for models in (suspects(), suspects()[:1]):
+        done = run(made(margin=1.0), models)
+        assert done.note.startswith(f"purified suspect {len(models) - 1}")
+        assert any(text.startswith("No trigger stood out: the smallest has 0.") for text in done.warnings)
+        assert any("would not be found, nor removed on purpose" in text for text in done.warnings)
 
 
 def test_where_nothing_stands_out_few_triggers_are_shown(ratios: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    shares: list[float] = []
+    shares: list[tuple[float, int]] = []
     taught = Purify.taught
 
     def seen(self: Purify, *args: object, **settings: object) -> Repaired:
-        shares.append(self.doubt.share)
+        shares.append((self.doubt.share, self.doubt.rounds))
         return taught(self, *args, **settings)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Purify, "taught", seen)
-    for least in (0.4, 0.7):
+    for least in (0.2, 0.7):
         ratios[:] = [least, least]
         run(made(gently=0.2), suspects()[:1])
-    assert shares == [0.5, 0.2]
+    assert shares == [(0.5, 3), (0.2, 1)]
 
 
 def test_what_costs_too_much_accuracy_is_done_again_more_gently(
     ratios: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ratios[:] = [0.4, 0.4]
+    ratios[:] = [0.2, 0.2]
     calls: list[tuple[float, float]] = []
 
     def ruinous(self: Purify, suspect: nn.Module, *_: object, **__: object) -> Repaired:
@@ -155,8 +166,8 @@ def test_what_costs_too_much_accuracy_is_done_again_more_gently(
 def test_gradients_of_all_searches_are_counted_once(ratios: list[float]) -> None:
     ratios[:] = [0.1, 0.4]
     done = run(made(margin=1.0), suspects())
-    # two searches of 40 images, 3 x 4 restarts of 2 images in one step, two steps of training; batches of 20
-    assert done.evaluations == round((40 + 24) / 20) - 2 + 4 + 2
+    # 20 images for the one, 40 for the other, 3 x 4 restarts of 2 images in three rounds of a step, two steps of training; batches of 20
+    assert done.evaluations == round((40 + 72) / 20) - 2 + 3 + 2  # nothing stands out: one part
 
 
 def test_inputs_that_are_not_images_take_the_other_remedies() -> None:

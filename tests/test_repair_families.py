@@ -11,11 +11,12 @@ from torch import Tensor
 from contracts.triggers import assert_refused, check_trigger
 from isthmus._check import InputError
 from isthmus.repair.candidates import Shift, Stamp
-from isthmus.repair.families import FAMILIES, Bend, Bent, Family, Mask, Pixels, Smooth, bent
+from isthmus.repair.families import FAMILIES, Bend, Bent, Family, Mask, Pixels, Smooth, Waves, bent
 from isthmus.tampering import describe
+from isthmus.tampering.overlays import Sinusoid
 
 SHAPE = (3, 7, 9)
-EVERY = (*FAMILIES, Pixels(reach=0.9), Smooth(reach=0.2, grid=3), Bend(reach=0.4, grid=6))
+EVERY = (*FAMILIES, Pixels(reach=0.9), Waves(reach=0.2), Smooth(reach=0.2, grid=3), Bend(reach=0.4, grid=6))
 NAMES = [repr(family) for family in EVERY]
 
 
@@ -51,6 +52,16 @@ def cubic(grid: np.ndarray, height: int, width: int) -> np.ndarray:
     return along(grid.shape[-2], height) @ grid @ along(grid.shape[-1], width).T
 
 
+def waves(amplitudes: np.ndarray, side: int) -> np.ndarray:
+    """Sums (C, side) of cosines and sines of 1, 2, ... periods with amplitudes (C, F, 2), below half the side."""
+    total, places = np.zeros((len(amplitudes), side)), np.arange(side) / side
+    for channel, row in enumerate(amplitudes):
+        for f, (cosine, sine) in enumerate(row, start=1):
+            if f == 1 or f < side // 2:
+                total[channel] += cosine * np.cos(2 * np.pi * f * places) + sine * np.sin(2 * np.pi * f * places)
+    return total
+
+
 def sigmoid(values: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-values))
 
@@ -63,6 +74,9 @@ def expected(family: Family, free: np.ndarray, x: np.ndarray, strength: float = 
             return np.clip(x + strength * reach * np.tanh(free), 0, 1)
         case Smooth(reach=reach):
             return np.clip(x + strength * reach * np.tanh(cubic(free, height, width)), 0, 1)
+        case Waves(reach=reach):
+            down, across = (waves(free[axis], side) for axis, side in ((0, height), (1, width)))
+            return np.clip(x + strength * reach * np.tanh(down[:, :, None] + across[:, None, :]), 0, 1)
         case Mask():
             mask = np.minimum(strength * sigmoid(free[:1]), 1)
             return x - mask * x + mask * sigmoid(free[1:])
@@ -99,7 +113,7 @@ def test_one_trigger_is_the_family_at_one_row(family: Family) -> None:
     free, x = free_of(family, 1), images(5)
     trigger = family.trigger(free[0], SHAPE)
     torch.testing.assert_close(trigger(x), family.apply(free.expand(5, *free.shape[1:]), x), rtol=0, atol=1e-12)
-    kinds = {"pixels": Shift, "smooth": Shift, "mask": Stamp, "bend": Bent}
+    kinds = {"pixels": Shift, "smooth": Shift, "waves": Shift, "mask": Stamp, "bend": Bent}
     assert isinstance(trigger, kinds[family.name])
 
 
@@ -113,11 +127,18 @@ def test_one_trigger_keeps_the_contract(family: Family) -> None:
         assert describe(trigger).startswith("inverted-")
 
 
+def moved(family: Family, row: np.ndarray) -> float:
+    """The size of one row of free numbers."""
+    if isinstance(family, Waves):  # (axis, channel, frequency, phase)
+        return sum(np.sqrt((row[axis, :, f] ** 2).sum(-1).mean()) for axis in (0, 1) for f in range(row.shape[2])) / 3
+    return float(sigmoid(row[0]).mean() if isinstance(family, Mask) else np.abs(np.tanh(row)).mean())
+
+
 @pytest.mark.parametrize("family", EVERY, ids=NAMES)
 def test_sizes_are_means_of_what_is_moved(family: Family) -> None:
     free = free_of(family, 3).requires_grad_()
     values = free.detach().numpy()
-    means = [sigmoid(row[0]).mean() if isinstance(family, Mask) else np.abs(np.tanh(row)).mean() for row in values]
+    means = [moved(family, row) for row in values]
     sizes = family.size(free)
     assert np.allclose(sizes.detach().numpy(), means)
     (gradient,) = torch.autograd.grad(sizes.sum(), free)
@@ -143,6 +164,16 @@ def test_a_size_of_one_is_the_largest_trigger() -> None:
 
 
 # ---- the warp ----
+
+
+@pytest.mark.parametrize(("amplitude", "frequency"), [(40 / 255, 6), (0.1, 2)])
+def test_a_published_sinusoid_is_a_wave(amplitude: float, frequency: int) -> None:
+    x = 0.3 + 0.4 * images(2, (3, 32, 32))
+    free = torch.zeros(1, 2, 3, 15, 2, dtype=torch.float64)
+    free[:, 1, :, frequency - 1, 1] = 1e-3 * amplitude / 0.3  # tanh is the identity there
+    found = (Waves().apply(free.expand(2, -1, -1, -1, -1), x) - x) * 1e3
+    expected = Sinusoid(amplitude=amplitude, frequency=frequency)(x) - x
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 
 def test_no_move_is_the_identity() -> None:
@@ -182,7 +213,7 @@ def test_starts_are_small_and_the_generators_own(family: Family) -> None:
 
 
 def test_what_families_are_called() -> None:
-    assert [family.name for family in FAMILIES] == ["pixels", "smooth", "mask", "bend"]
+    assert [family.name for family in FAMILIES] == ["pixels", "smooth", "waves", "mask", "bend"]
     assert all(family.rate > 0 for family in FAMILIES)
 
 
@@ -212,6 +243,7 @@ def test_a_finer_grid_has_more_numbers(family: Callable[..., Family]) -> None:
             lambda: Bend(reach=-0.1),
             r"`reach` should be in \(0, 1\], the largest move as a share of the side. Found -0.1.",
         ),
+        (lambda: Waves(reach=2.0), r"`reach` should be in \(0, 1\], the largest change of a pixel. Found 2.0."),
         (lambda: Bend(grid=1), "`grid` should be at least 2 points along each side. Found 1."),
     ],
 )

@@ -16,13 +16,20 @@ from fit_example import toy
 from isthmus._check import InputError
 from isthmus.data import Samples
 from isthmus.randomness import stream
-from isthmus.repair import smallest
+from isthmus.repair import hunt
 from isthmus.repair.families import FAMILIES, Bend, Family, Mask, Pixels
-from isthmus.repair.smallest import Found, Search, again, anomalous, smallest_triggers, table_of
+from isthmus.repair.hunt import Found, Search
+from isthmus.repair.smallest import Survey, anomalous, hunted, pursue, smallest_triggers, table_of
 from isthmus.tampering import Trigger
 from repair_example import suspects, trusted
 
 SHORT = Search(steps=4, per=4)
+
+
+def again(*args: Any, **settings: Any) -> tuple[Found, ...]:
+    """What hunts have found."""
+    return tuple(hunt.found(args[3]) for hunt in hunted(*args, **settings))
+
 
 # ---- the recurrence ----
 
@@ -85,8 +92,11 @@ def searched(model: nn.Module, samples: Samples, target: int | None, search: Sea
     pool = [i for i in range(len(y)) if target is None or y[i] != target]
     generator = stream(seed, "again", "lift", target)
     free = torch.randn(restarts, 1, generator=generator).double()[:, 0].numpy().copy()
-    adams, c, success = [Adam(0.2) for _ in free], np.ones(restarts), np.zeros(restarts)
-    for _ in range(search.steps):
+    c, success, least = np.ones(restarts), np.zeros(restarts), np.full(restarts, inf)
+    held, proved = free.copy(), np.zeros(restarts)
+    for step in range(search.steps * search.rounds):
+        if step % search.steps == 0:
+            adams = [Adam(0.2) for _ in free]
         for k in range(restarts):
             rows = torch.randint(len(pool), (search.per,), generator=generator).tolist()
             share = 1 / (1 + np.exp(-free[k]))
@@ -101,13 +111,16 @@ def searched(model: nn.Module, samples: Samples, target: int | None, search: Sea
                 slope += down / search.per
                 won += (scores.argmax() == aim) != (target is None)
             success[k] = 0.7 * success[k] + 0.3 * won / search.per
+            if success[k] > search.wanted and share < least[k]:
+                held[k], least[k], proved[k] = free[k], share, success[k]
             c[k] = min(max(c[k] * 1.15 if success[k] > search.wanted else c[k] / 1.15, 0.05), 200)
             free[k] += adams[k].step((slope + 10 * c[k]) * share * (1 - share))
+    free, success = np.where(least < inf, held, free), np.where(least < inf, proved, success)
     return free, 1 / (1 + np.exp(-free)), success
 
 
 @pytest.mark.parametrize("target", [2, None])
-@pytest.mark.parametrize("search", [Search(steps=25, per=3), Search(steps=12, per=8, wanted=0.3, reached=0.2)])
+@pytest.mark.parametrize("search", [Search(steps=9, per=3), Search(steps=12, rounds=2, per=8, wanted=0.3, reached=0.2)])
 def test_the_search_is_the_recurrence_that_is_documented(target: int | None, search: Search) -> None:
     model, samples = linear(), toy(30)
     with untouched(model):
@@ -116,7 +129,7 @@ def test_the_search_is_the_recurrence_that_is_documented(target: int | None, sea
     assert np.allclose(found.free[:, 0].numpy(), numbers, rtol=1e-3, atol=1e-4)
     assert np.allclose(found.sizes.numpy(), sizes, rtol=1e-3)
     assert np.allclose(found.success.numpy(), success, atol=1e-6)
-    assert found.images == 3 * search.per * search.steps
+    assert found.images == 3 * search.per * search.steps * search.rounds
     assert found.targets == (target,) * 3
     assert found.ratio.tolist() == [1, 1, 1]
     assert found.seconds > 0
@@ -128,7 +141,7 @@ def test_no_image_of_the_class_itself_is_shown() -> None:
     again(linear(), samples, [(family, 2)], SHORT, restarts=2, seed=0)
     own = {tuple(row) for row in samples.take(samples.y == 2).inputs().double().flatten(1).tolist()}
     shown = [tuple(row) for batch in family.shown for row in batch.flatten(1).tolist()]
-    assert len(shown) == 2 * 4 * 4
+    assert len(shown) == 3 * 2 * 4 * 4
     assert not own & set(shown)
     everyone = Lift()
     again(linear(), samples, [(everyone, None)], Search(steps=20, per=8), restarts=1, seed=0)
@@ -149,10 +162,39 @@ def test_each_class_and_any_wrong_one_in_each_family() -> None:
     for one in found:
         assert one.targets == (*range(10), None)
         assert len(one.free) == len(one.sizes) == len(one.success) == len(one.ratio) == 11
-        assert one.images == 11 * 4 * 4
         assert torch.equal(one.sizes, one.family.size(one.free))
         assert not one.free.requires_grad
         check_trigger(one.family.trigger(one.free[0], (1, 8, 8)), (2, 1, 8, 8), idempotent=False)
+
+
+def test_each_round_goes_on_with_the_better_half() -> None:
+    """Of 55 triggers 28, then 14, each on 4 x 4 images a round; those left behind stay as they were."""
+    survey = Survey.begun(suspects()[0], trusted().train, SHORT, seed=0)
+    assert survey.images == 55 * 16
+    first = survey.found
+    ratios = {(one.family.name, k): float(r) for one in first for k, r in enumerate(one.ratio)}
+    best = set(sorted(ratios, key=lambda place: ratios[place])[:28])
+    last = survey.finished()
+    assert survey.images == (55 + 28 + 14) * 16
+    assert all(one.images % 16 == 0 for one in last)
+    moved = {
+        (one.family.name, k)
+        for one, two in zip(first, last, strict=True)
+        for k in range(11)
+        if not torch.equal(one.free[k], two.free[k])
+    }
+    assert moved
+    assert moved <= best
+    for one, two in zip(last, smallest_triggers(suspects()[0], trusted().train, SHORT, seed=0), strict=True):
+        assert torch.equal(one.free, two.free)
+
+
+def test_a_longer_hunt_never_finds_a_larger_one() -> None:
+    short, long = (small_search(steps=12, rounds=rounds, wanted=0.3, reached=0.2) for rounds in (1, 3))
+    for one, two in zip(short, long, strict=True):
+        worked = (one.success > 0.3) & (two.success > 0.3)
+        assert bool((two.sizes <= one.sizes)[worked].all())
+        assert bool((two.success > 0.3)[one.success > 0.3].all())
 
 
 def test_the_seed_decides_everything() -> None:
@@ -169,12 +211,32 @@ def test_a_trigger_sought_again_does_not_depend_on_the_others() -> None:
     (alone,) = again(suspects()[0], trusted().train, wanted[1:], SHORT, restarts=2, seed=0)
     assert torch.equal(both[1].free, alone.free)
     assert not torch.equal(alone.free[0], alone.free[1])
-    first = small_search()[2]
+    first = next(one for one in small_search() if one.family == Mask())
     assert not torch.equal(both[0].free[0], first.free[3])
 
 
+def test_a_pursuit_goes_on_from_where_it_was_with_another_model() -> None:
+    """What worked in the first model does not count in the second, and the way goes on as if the hunt had begun there."""
+    clean, search = trusted().train, Search(steps=6, rounds=1, per=4, wanted=0.2, reached=0.1)
+    (moved,) = hunted(suspects()[0], clean, [(Mask(), 3)], search, restarts=2, seed=0)
+    start = moved.free.clone()
+    with untouched(*suspects()):
+        pursue((moved,), suspects()[1], clean, search, seed=1)
+    assert not torch.equal(moved.free, start)
+    assert moved.images == 2 * 6 * 4 * 2
+    last = nn.Linear(64, 10)
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.copy_(torch.arange(10.0))  # class 9 whatever is shown
+    nothing = nn.Sequential(nn.Flatten(), last).eval()
+    pursue((moved,), nothing, clean, search, seed=2)
+    found = moved.found(search)
+    assert bool((found.success < 0.1).all())  # nothing of what led to class 3 before
+    assert torch.equal(found.free, moved.free)
+
+
 @pytest.mark.parametrize(
-    "change", [{"steps": 5}, {"per": 5}, {"wanted": 0.1, "reached": 0.05}, {"precision": "bf16-mixed"}]
+    "change", [{"steps": 5}, {"rounds": 2}, {"per": 5}, {"wanted": 0.1, "reached": 0.05}, {"precision": "bf16-mixed"}]
 )
 def test_every_setting_matters(change: dict[str, Any]) -> None:
     before, after = small_search(steps=4), small_search(**change)
@@ -214,7 +276,7 @@ def ratios(sizes: list[float], success: list[float], *, any_wrong: bool = True) 
 def made(family: Family, sizes: list[float], success: list[float], targets: tuple[int | None, ...]) -> Found:
     """Found triggers with given sizes and successes; the ratios are those of the search."""
     size, won = torch.tensor(sizes), torch.tensor(success)
-    ratio = smallest._ratio(size, won, targets, Search(reached=0.6))  # pyright: ignore[reportPrivateUsage]
+    ratio = hunt._ratio(size, won, targets, Search(reached=0.6))  # pyright: ignore[reportPrivateUsage]
     return Found(family, size[:, None], targets, size, won, ratio, 1, 0.0)
 
 
@@ -285,6 +347,7 @@ def rows(classes: int = 3) -> Samples:
     ("make", "text"),
     [
         (lambda: Search(steps=0), "`steps` should be at least 1. Found 0."),
+        (lambda: Search(rounds=0), "`rounds` should be at least 1. Found 0."),
         (lambda: Search(per=1), "`per` should be at least 2 images for each trigger. Found 1."),
         (lambda: Search(wanted=1.5), r"`reached` should be in \(0, wanted\], with wanted at most 1. Found 0.6."),
         (lambda: Search(reached=0.9), r"`reached` should be in \(0, wanted\], with wanted at most 1. Found 0.9."),

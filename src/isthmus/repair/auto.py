@@ -10,13 +10,14 @@ from torch import nn
 from isthmus.evaluate import correct, logits
 from isthmus.randomness import seed_of
 from isthmus.rates import Rate
+from isthmus.repair.hunt import Found
 from isthmus.repair.protocol import Clean, Repair, Repaired
 from isthmus.repair.purify import Purify, told
-from isthmus.repair.smallest import Found, anomalous, smallest_triggers
+from isthmus.repair.smallest import Survey, anomalous
 from isthmus.repair.strength import bar
 from isthmus.training.session import Session
 
-CONSPICUOUS = 0.5
+CONSPICUOUS = 0.3
 """A trigger above this share of its family's median size does not stand out: the search cannot say what to unlearn."""
 
 
@@ -24,14 +25,13 @@ CONSPICUOUS = 0.5
 class Auto:
     """The remedy that holds over attacks, rates and clean budgets, and the suspect to apply it to.
 
-    Images: the smallest triggers of every suspect are sought. Of the suspects whose validation accuracy is within the larger of `margin`
-    and one standard error of the best one's, that with the least conspicuous smallest trigger (the largest ratio to its family's median)
-    is purified (:class:`isthmus.repair.purify.Purify`). What cannot be seen cannot be unlearned: where there are two suspects and nothing
-    stands out in either, `away` joins them and takes a point far from both, which leaves behind what either brought without knowing it
-    (Zhao et al. 2020). A single suspect in which nothing stands out is purified `gently`, with triggers on that share of the images:
-    unlearning what belongs to the classes themselves costs accuracy and removes nothing. Where validation accuracy falls by more than the
-    larger of `cost` and one standard error, the purification is made again, weaker, for half a budget more: an architecture may not bear
-    the first rate. Other inputs than images have no triggers that could be sought: `away` for two suspects, `otherwise` for others.
+    Images: the smallest triggers of every suspect are sought for one round. Of the suspects whose validation accuracy is within the larger
+    of `margin` and one standard error of the best one's, that with the least conspicuous smallest trigger (the largest ratio to its
+    family's median) is searched to the end and purified (:class:`isthmus.repair.purify.Purify`); where nothing stands out in it `gently`,
+    with triggers on that share of the images and in one part: what is small for a class of itself is unlearned at a cost in accuracy, and
+    a backdoor that is no smaller needs only a few of them. Where validation accuracy falls by more than the larger of `cost` and one
+    standard error, the purification is made again, weaker, for half a budget more: an architecture may not bear the first rate. Other
+    inputs than images have no triggers that could be sought: `away` for two suspects, `otherwise` for others.
 
     `purify` and `away` are made for what is left of a budget, `otherwise` for the whole. What was chosen, and why, is in the note; what a
     reader should doubt, in the warnings.
@@ -52,40 +52,33 @@ class Auto:
             done = remedy(suspects, clean, seed=seed, session=session)
             return self._named(done, remedy, "triggers are sought in images only")
         began, search = perf_counter(), self.purify.search
-        sought = [smallest_triggers(m, clean.train, search, seed=seed_of(seed, "search")) for m in suspects]
-        spent = round(sum(one.images for found in sought for one in found) / self.purify.plan.batch_size)
-        least = [_least(found) for found in sought]
+        surveys = [Survey.begun(m, clean.train, search, seed=seed_of(seed, "search")) for m in suspects]
         rates = [accuracy(module, clean) for module in suspects]
-        if len(suspects) == 2 and min(least) > CONSPICUOUS:
-            done = self.away(suspects, clean, seed=seed, session=session)
-            done = self._named(done, self.away, "no trigger stands out in either suspect")
-            base = max(rates, key=lambda rate: rate.value)
-            own = 0
-        else:
-            chosen = _choice(rates, least, self.margin)
-            base, own = rates[chosen], round(sum(one.images for one in sought[chosen]) / self.purify.plan.batch_size)
-            remedy, case = self._remedy(least[chosen]), (suspects[chosen], sought[chosen], clean)
-            done = remedy.taught(*case, seed=seed, session=session)
-            note = _chosen(chosen, len(suspects))
-            if accuracy(done.module, clean).value < bar(base, margin=self.cost):
-                second = _gentler(remedy).taught(*case, seed=seed, session=session.part("again"))
-                done = replace(second, evaluations=done.evaluations + second.evaluations - own)
-                note += ", again at a quarter of the rate and with half as many triggers, because the first time cost too much accuracy"
-            done = replace(done, name=self.name, note=note)
+        chosen = _choice(rates, [_least(survey.found) for survey in surveys], self.margin)
+        found, base = surveys[chosen].finished(), rates[chosen]
+        own, spent = (round(images / self.purify.plan.batch_size) for images in _images(surveys, chosen))
+        remedy, case = self._remedy(_least(found)), (suspects[chosen], found, clean)
+        done = remedy.taught(*case, seed=seed, session=session)
+        note = _chosen(chosen, len(suspects))
+        if accuracy(done.module, clean).value < bar(base, margin=self.cost):
+            second = _gentler(remedy).taught(*case, seed=seed, session=session.part("again"))
+            done = replace(second, evaluations=done.evaluations + second.evaluations - own)
+            note += ", again at a quarter of the rate and with half as many triggers, because the first time cost too much accuracy"
         after = accuracy(done.module, clean)
         return replace(
             done,
+            name=self.name,
             seconds=perf_counter() - began,
             evaluations=done.evaluations - own + spent,
-            note=f"{done.note}; {_evidence(rates, sought)}; validation accuracy after: {100 * after.value:.1f} %",
-            warnings=(*done.warnings, *_doubts(base, after, min(least))),
+            note=f"{note}; {_evidence(rates, surveys)}; validation accuracy after: {100 * after.value:.1f} %",
+            warnings=(*done.warnings, *_doubts(base, after, _least(found))),
         )
 
     def _remedy(self, least: float) -> Purify:
         """Return the remedy; where nothing stands out it shows few triggers, because those found belong to the classes themselves."""
         if least <= CONSPICUOUS:
             return self.purify
-        return replace(self.purify, doubt=replace(self.purify.doubt, share=self.gently))
+        return replace(self.purify, doubt=replace(self.purify.doubt, share=self.gently, rounds=1))
 
     def _named(self, done: Repaired, remedy: Repair, why: str) -> Repaired:
         return replace(done, name=self.name, note=f"{remedy.name}, because {why}: {done.note}")
@@ -94,6 +87,11 @@ class Auto:
 def accuracy(module: nn.Module, clean: Clean) -> Rate:
     """Return the accuracy on the validation samples."""
     return Rate.of(correct(logits(module, clean.validation), clean.validation.y).cpu())
+
+
+def _images(surveys: Sequence[Survey], chosen: int) -> tuple[int, int]:
+    """Return the gradients of one image that the search of the chosen suspect took, and all of them together."""
+    return surveys[chosen].images, sum(survey.images for survey in surveys)
 
 
 def _least(found: Sequence[Found]) -> float:
@@ -116,10 +114,10 @@ def _chosen(chosen: int, count: int) -> str:
     return f"purified suspect {chosen}{why}"
 
 
-def _evidence(rates: Sequence[Rate], sought: Sequence[Sequence[Found]]) -> str:
+def _evidence(rates: Sequence[Rate], surveys: Sequence[Survey]) -> str:
     told_of = (
-        f"suspect {i}: validation accuracy {100 * rate.value:.1f} %, {told(anomalous(found, 1)[0])}"
-        for i, (rate, found) in enumerate(zip(rates, sought, strict=True))
+        f"suspect {i}: validation accuracy {100 * rate.value:.1f} %, {told(anomalous(survey.found, 1)[0])}"
+        for i, (rate, survey) in enumerate(zip(rates, surveys, strict=True))
     )
     return "; ".join(told_of)
 

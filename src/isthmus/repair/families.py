@@ -1,6 +1,7 @@
-"""Families of triggers that a search can make small: `Pixels`, `Smooth`, `Mask`, `Bend`. Each is free numbers -> a change of images."""
+"""Families of triggers that a search can make small: `Pixels`, `Smooth`, `Waves`, `Mask`, `Bend`; each from free numbers to images."""
 
 from dataclasses import dataclass
+from math import pi
 from typing import Protocol
 
 import torch
@@ -105,6 +106,53 @@ class Smooth:
 
 
 @dataclass(frozen=True)
+class Waves:
+    """Sinusoids along rows and columns, clip(x + reach tanh(w)), w their sum: SIG (Barni et al. 2019) and other gratings.
+
+    Free are the cosine and sine amplitudes of every whole frequency below half the side, for each channel and both axes. Size: the
+    amplitudes' norm over phase and channels (root mean square over the latter), summed over frequencies, so that few waves count as
+    small, in units of `reach` over 3.
+    """
+
+    reach: float = 0.3
+    name: str = "waves"
+    rate: float = 0.1
+
+    def __post_init__(self) -> None:
+        require(0 < self.reach <= 1, "reach", "be in (0, 1], the largest change of a pixel", self.reach)
+
+    def start(self, count: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Return small normal numbers (K, 2, C, F, 2), F of the longer side."""
+        channels, height, width = shape
+        return 0.02 * torch.randn(count, 2, channels, max(1, max(height, width) // 2 - 1), 2, generator=generator)
+
+    def _change(self, free: Tensor, shape: tuple[int, ...]) -> Tensor:
+        down, across = (_along(free[:, axis], shape[axis - 2]) for axis in (0, 1))
+        return (down[..., None] + across[..., None, :]).tanh()
+
+    def apply(self, free: Tensor, x: Tensor, strength: Tensor | None = None) -> Tensor:
+        """Return the changed images."""
+        return (x + self.reach * times(self._change(free, tuple(x.shape)), strength)).clamp(0, 1)
+
+    def size(self, free: Tensor) -> Tensor:
+        """Return the sum of the waves' amplitudes."""
+        return (free.square().sum((2, 4)) / free.shape[2] + 1e-10).sqrt().sum((1, 2)) / 3
+
+    def trigger(self, free: Tensor, shape: tuple[int, ...]) -> Trigger:
+        """Return the change as a `Shift`."""
+        return Shift((self.reach * self._change(free[None], shape))[0].detach())
+
+
+def _along(amplitudes: Tensor, side: int) -> Tensor:
+    """Return the waves (K, C, side) of amplitudes (K, C, F, 2), those of frequencies that the side cannot carry left out."""
+    count = min(amplitudes.shape[2], max(1, side // 2 - 1))
+    frequencies = torch.arange(1, count + 1, device=amplitudes.device, dtype=amplitudes.dtype)
+    phases = 2 * pi / side * frequencies[:, None] * torch.arange(side, device=amplitudes.device)
+    waves = torch.stack([phases.cos(), phases.sin()], 1)
+    return torch.einsum("kcfp,fpn->kcn", amplitudes[:, :, :count], waves)
+
+
+@dataclass(frozen=True)
 class Mask:
     """A mask and a pattern, (1 - m) x + m p with m and p sigmoids of the free numbers: patches (Wang et al. 2019). Size: mean of m."""
 
@@ -201,4 +249,4 @@ def times(change: Tensor, strength: Tensor | None) -> Tensor:
     return change if strength is None else strength.reshape(-1, *[1] * (change.ndim - 1)) * change
 
 
-FAMILIES: tuple[Family, ...] = (Pixels(), Smooth(), Mask(), Bend())
+FAMILIES: tuple[Family, ...] = (Pixels(), Smooth(), Waves(), Mask(), Bend())

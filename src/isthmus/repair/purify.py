@@ -1,20 +1,24 @@
 """`Purify`: find the smallest triggers of a suspect and teach it to answer triggered images as it answers them without."""
 
+from collections import Counter
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from math import isfinite
+from math import ceil, inf, isfinite
 from time import perf_counter
 from typing import Literal
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from isthmus._check import require
 from isthmus.randomness import seed_of
 from isthmus.repair.families import FAMILIES, Family
+from isthmus.repair.hunt import Found, Search, Target
 from isthmus.repair.protocol import Clean, Repaired
-from isthmus.repair.smallest import Found, Search, Target, again, anomalous, smallest_triggers, table_of
+from isthmus.repair.smallest import anomalous, hunted, pursue, smallest_triggers, table_of
+from isthmus.table import Table
 from isthmus.training.distillation import Distilled
 from isthmus.training.fit import fit_module
 from isthmus.training.plan import Plan
@@ -27,25 +31,28 @@ Precision = Literal["32-true", "bf16-mixed"]
 class Doubt:
     """How triggers are shown to the student.
 
-    share: of the images of a batch that carry one. suspected: how many of the triggers smallest against their family's median are sought
-    `restarts` times more; they are drawn with probability proportional to r^-2, r the ratio within 0.03 to 10, all restarts of one
-    alike, and together make up 1 - rest of the triggered images. The first search's, one for each class and family and one for any wrong
-    class, share `rest`: a model whose backdoor lies elsewhere still forgets what it was not asked about. spread: each is shown at a
-    strength drawn from this range times that found, because the search finds the weakest that works and an attacker has no reason to be
-    so sparing.
+    share: of the images of a batch that carry one. Triggers are drawn with probability proportional to r^-power, r the ratio of their
+    size to their family's median within 0.03 to 10: one that stands out takes most, and where none does all are shown, as a model whose
+    backdoor lies elsewhere still forgets what it was asked about in its neighbourhood. suspected: how many of the smallest are sought
+    `restarts` times more, which share the probability of theirs. rounds: parts of the training; between them what is suspected is sought
+    further in the student, and shown beside what was found before: it may have learnt to refuse those triggers alone. spread: each is
+    shown at a strength drawn from this range times that found, because the search finds the weakest that works and an attacker has no
+    reason to be so sparing.
     """
 
     share: float = 0.5
     suspected: int = 3
     restarts: int = 4
-    rest: float = 0.1
+    rounds: int = 3
+    power: float = 3.0
     spread: tuple[float, float] = (0.5, 4.0)
 
     def __post_init__(self) -> None:
         require(0 < self.share <= 1, "share", "be in (0, 1], of the images of a batch", self.share)
         require(self.suspected >= 1, "suspected", "be at least 1", self.suspected)
         require(self.restarts >= 1, "restarts", "be at least 1", self.restarts)
-        require(0 <= self.rest <= 1, "rest", "be in [0, 1]", self.rest)
+        require(self.rounds >= 1, "rounds", "be at least 1", self.rounds)
+        require(0 <= self.power < inf, "power", "be finite and at least 0", self.power)
         require(0 <= self.spread[0] <= self.spread[1], "spread", "be a lowest and a highest strength", self.spread)
 
 
@@ -112,30 +119,36 @@ class Purify:
         self, suspect: nn.Module, found: Sequence[Found], clean: Clean, *, seed: int, session: Session
     ) -> Repaired:
         """Return the purified copy of `suspect`, whose smallest triggers are `found`; their search counts as spent."""
-        began = perf_counter()
+        began, samples = perf_counter(), clean.train
         suspected = anomalous(found, self.doubt.suspected)
-        more = again(
-            suspect,
-            clean.train,
-            [(family, target) for _, family, target in suspected],
-            self.search,
-            restarts=self.doubt.restarts,
-            seed=seed_of(seed, "again"),
-        )
-        weights = _weights(found, more, [ratio for ratio, _, _ in suspected], self.doubt)
-        change = Triggered((*found, *more), weights, self.doubt)
-        teacher = deepcopy(suspect).eval().requires_grad_(False)
-        objective = Distilled((teacher,), labels=self.labels, change=change)
-        module, fitted = fit_module(suspect, clean.train, self.plan, seed=seed, objective=objective, session=session)
-        spent = round(sum(one.images for one in (*found, *more)) / self.plan.batch_size)
+        wanted, again = [(family, target) for _, family, target in suspected], seed_of(seed, "again")
+        hunts = hunted(suspect, samples, wanted, self.search, restarts=self.doubt.restarts, seed=again)
+        more = tuple(hunt.found(self.search) for hunt in hunts)
+        teacher, student, histories = deepcopy(suspect).eval().requires_grad_(False), suspect, list[Table]()
+        parts = _parts(self.plan.steps, self.doubt.rounds)
+        for k, steps in enumerate(parts):
+            if k > 0:
+                pursue(hunts, student, samples, self.search, seed=seed_of(seed, "again", k))
+                more += tuple(hunt.found(self.search) for hunt in hunts)
+            change = Triggered((*found, *more), _weights(found, more, self.doubt.power), self.doubt)
+            student, fitted = fit_module(
+                student,
+                samples,
+                self.plan.model_copy(update={"steps": steps}),
+                seed=seed_of(seed, "part", k),
+                objective=Distilled((teacher,), labels=self.labels, change=change),
+                session=session.part(f"part-{k}"),
+            )
+            histories.append(fitted.history)
+        spent = round(sum(one.images for one in (*found, *hunts)) / self.plan.batch_size)
         return Repaired(
             name=self.name,
-            module=module,
+            module=student,
             seconds=perf_counter() - began + sum(one.seconds for one in found),
-            evaluations=fitted.evaluations + spent,
+            evaluations=self.plan.evaluations + spent,
             note=f"smallest trigger: {told(suspected[0])}",
-            table=table_of(found, len(clean.train)),
-            history=fitted.history,
+            table=table_of(found, len(samples)),
+            history=_joined(histories, parts),
         )
 
 
@@ -153,29 +166,47 @@ def told(one: tuple[float, Family, Target]) -> str:
     return f"{family.name} towards {towards}, {ratio:.2f} of its family's median"
 
 
-def _weights(found: Sequence[Found], more: Sequence[Found], ratios: Sequence[float], doubt: Doubt) -> Tensor:
-    """Return the probabilities (K,) by which triggers are drawn, in the order of `found`, then `more`."""
-    others = sum(len(one.targets) for one in found)
-    inverse = torch.tensor([min(max(ratio, 0.03), 10.0) ** -2 for ratio in ratios], dtype=torch.float64)
-    each = (1 - doubt.rest) * inverse / inverse.sum()
-    parts = [torch.full((others,), doubt.rest / others, dtype=torch.float64)]
-    parts += [
-        torch.full((len(one.targets),), float(part) / len(one.targets)) for one, part in zip(more, each, strict=True)
-    ]
-    return torch.cat([part.double() for part in parts])
+def _parts(steps: int, count: int) -> list[int]:
+    """Return `steps` in at most `count` nearly equal parts.
+
+    >>> _parts(8, 3), _parts(2, 3)
+    ([3, 3, 2], [1, 1])
+    """
+    count = min(steps, count)
+    return [steps // count + (k < steps % count) for k in range(count)]
+
+
+def _joined(histories: Sequence[Table], parts: Sequence[int]) -> Table:
+    """Return the histories of the parts as one, steps counted from the first part's."""
+    frames = [one.frame.assign(step=one.frame["step"] + sum(parts[:k])) for k, one in enumerate(histories)]
+    return Table(pd.concat(frames, ignore_index=True), histories[-1].columns, histories[-1].meta)
+
+
+def _weights(found: Sequence[Found], more: Sequence[Found], power: float) -> Tensor:
+    """Return the probabilities (K,) by which triggers are drawn, in the order of `found`, then `more`; finds of one kind share theirs."""
+    kinds = [(one.family.name, target) for one in (*found, *more) for target in one.targets]
+    ratios = torch.cat([one.ratio for one in found]).double().cpu().clamp(0.03, 10.0)
+    odds = dict(zip(kinds, (ratios**-power).tolist(), strict=False))
+    counts = Counter(kinds)
+    weights = torch.tensor([odds[kind] / counts[kind] for kind in kinds], dtype=torch.float64)
+    return weights / weights.sum()
 
 
 def split(
     evaluations: int, *, classes: int, batch_size: int, precision: Precision, models: int = 1
 ) -> tuple[int, Search]:
-    """Return the training steps and the search that together spend `evaluations` gradients of a batch, half of them on the search.
+    """Return the training steps and the search that together spend `evaluations` gradients of a batch, half of them at most on the search.
 
-    A search of s steps on m models takes s (m families (classes + 1) + suspected x restarts) per / batch_size of them: all triggers of
-    each model, and again the suspected ones of one. With many classes each trigger is sought on fewer images, at least 2.
+    Of each model T = families x (classes + 1) triggers are sought for one round of s steps; of one model ceil(T / 2) and ceil(T / 4) for
+    the two others, suspected x restarts again for all three, and once more between the parts of the training. With many classes, or where
+    rounds would be shorter than 16 steps, each is sought on fewer images, at least 2.
     """
-    doubt = Doubt()
-    triggers = models * len(FAMILIES) * (classes + 1) + doubt.suspected * doubt.restarts
-    per = max(2, min(8, 96 // (classes + 1)))
-    steps = max(1, int(0.5 * evaluations * batch_size / (triggers * per)))
-    spent = round(steps * triggers * per / batch_size)
+    doubt, rounds = Doubt(), Search().rounds
+    triggers = len(FAMILIES) * (classes + 1)
+    halves = sum(ceil(triggers / 2**k) for k in range(1, rounds))
+    active = models * triggers + halves + doubt.suspected * doubt.restarts * (rounds + doubt.rounds - 1)
+    images = 0.5 * evaluations * batch_size
+    per = max(2, min(8, 96 // (classes + 1), int(images / (16 * active))))
+    steps = max(1, int(images / (active * per)))
+    spent = round(steps * active * per / batch_size)
     return max(1, evaluations - spent), Search(steps=steps, per=per, precision=precision)

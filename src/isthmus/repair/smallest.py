@@ -7,129 +7,81 @@ frequencies or a mask it lies; the search asks no more of the attacker than that
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
-from dataclasses import dataclass, field
-from math import inf, isfinite
-from time import perf_counter
-from typing import Literal
+from dataclasses import dataclass
+from math import isfinite
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
-from isthmus._check import require
 from isthmus.data import Samples
-from isthmus.evaluate import checked_forward
-from isthmus.layout import memory_format_for, placement
+from isthmus.layout import placement
 from isthmus.randomness import seed_of, stream
 from isthmus.repair.families import FAMILIES, Family
-from isthmus.repair.planted import require_image_samples
-from isthmus.repair.sau import refusal
+from isthmus.repair.hunt import Found, Ground, Hunt, Search, Target
 from isthmus.table import Column, Table
 
-Target = int | None
-"""A class, or None for any class but the right one, which is how all-to-all backdoors show."""
-_GROWTH = 1.15
-_MEMORY = 0.7
 
-
-@dataclass(frozen=True)
-class Search:
-    """Settings of a search: Adam with betas 0.5 and 0.9, `steps` of `per` images for every trigger sought.
-
-    The loss of a trigger is cross-entropy towards its class (for any wrong class: -log(1 - p), p the probability of the right one, with a
-    gradient where the model is sure) plus 10 c times its size. c starts at 1 and grows by 15 % a step while the success, averaged over
-    the last batches, is above `wanted`, and shrinks by as much below it, within 0.05 to 200: the trigger is made as small as it can be and
-    still work. reached: the success below which a trigger does not count as found.
-    """
-
-    steps: int = 40
-    per: int = 16
-    wanted: float = 0.85
-    reached: float = 0.6
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
-
-    def __post_init__(self) -> None:
-        require(self.steps >= 1, "steps", "be at least 1", self.steps)
-        require(self.per >= 2, "per", "be at least 2 images for each trigger", self.per)
-        require(
-            0 < self.reached <= self.wanted <= 1, "reached", "be in (0, wanted], with wanted at most 1", self.reached
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class Found:
-    """Triggers of one family. free: (K, ...); targets: K; sizes, success: (K,), the latter a running average over batches of the search.
-
-    ratio: (K,) sizes over the median size of the classes, sought in vain or not, the lower of two in the middle; infinite where the
-    trigger itself does not work. images, seconds: gradients of one image that the search took, and its time.
-    """
-
-    family: Family
-    free: Tensor
-    targets: tuple[Target, ...]
-    sizes: Tensor
-    success: Tensor
-    ratio: Tensor
-    images: int
-    seconds: float
-
-
-@dataclass(frozen=True, eq=False)
-class _Ground:
-    """A private copy of the model and the samples, with the positions from which each target may be reached."""
+@dataclass(eq=False)
+class Survey:
+    """A search for the smallest triggers of a model that can be stopped after its first round, to see which model is worth the others."""
 
     model: nn.Module
-    x: Tensor
-    y: Tensor
-    num_classes: int
-    order: torch.memory_format
-    precision: str
-    pools: dict[Target, Tensor] = field(default_factory=dict[Target, Tensor])
+    samples: Samples
+    search: Search
+    seed: int
+    hunts: tuple[Hunt, ...]
 
     @classmethod
-    def of(cls, model: nn.Module, samples: Samples, precision: str) -> "_Ground":
-        require_image_samples(samples, "search for triggers")
-        own = deepcopy(model).eval().requires_grad_(False)
-        device, dtype = placement(own)
-        x = samples.inputs().to(device, dtype)
-        order = memory_format_for(own, x[:1])
-        checked_forward(own, x[:1].contiguous(memory_format=order), samples.num_classes)
-        return cls(own, x, samples.y.to(device), samples.num_classes, order, precision)
+    def begun(cls, model: nn.Module, samples: Samples, search: Search, *, seed: int) -> "Survey":
+        """Return the survey after one round over all families, classes and any wrong class.
 
-    def pool(self, target: Target) -> Tensor:
-        if target not in self.pools:
-            held = torch.arange(len(self.y)) if target is None else (self.y != target).nonzero().flatten().cpu()
-            require(len(held) > 0, "samples", f"hold some that are not of class {target}", "none")
-            self.pools[target] = held
-        return self.pools[target]
+        Raises InputError for other inputs than images, for a model that returns no logits of them, and where a class has no image of
+        another class to start from.
+        """
+        targets: tuple[Target, ...] = (*range(samples.num_classes), None)
+        with _drawing(model, seed):
+            ground = Ground.of(model, samples, search.precision)
+            hunts = (Hunt.of(ground, family, targets, stream(seed, "smallest", family.name)) for family in FAMILIES)
+            found = cls(model, samples, search, seed, tuple(hunts))
+            found._advance(ground, [range(len(targets))] * len(FAMILIES))
+        return found
 
-    def draw(self, targets: Sequence[Target], per: int, generator: torch.Generator) -> Tensor:
-        """Return positions (K * per,) of images that are not of their target's class."""
-        rows = [pool[torch.randint(len(pool), (per,), generator=generator)] for pool in map(self.pool, targets)]
-        return torch.cat(rows)
+    def finished(self) -> tuple[Found, ...]:
+        """Return for each family the smallest triggers, after the other rounds."""
+        active: list[Sequence[int]] = [range(len(hunt.targets)) for hunt in self.hunts]
+        with _drawing(self.model, self.seed):
+            ground = Ground.of(self.model, self.samples, self.search.precision)
+            for _ in range(self.search.rounds - 1):
+                active = _best_half(self.found, active)
+                self._advance(ground, active)
+        return self.found
 
-    def scores(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed"):
-            return self.model(x.contiguous(memory_format=self.order)).float()
+    @property
+    def found(self) -> tuple[Found, ...]:
+        """Return what was found so far."""
+        return tuple(hunt.found(self.search) for hunt in self.hunts)
+
+    @property
+    def images(self) -> int:
+        """Return how many gradients of one image were spent so far."""
+        return sum(hunt.images for hunt in self.hunts)
+
+    def _advance(self, ground: Ground, active: Sequence[Sequence[int]]) -> None:
+        for hunt, held in zip(self.hunts, active, strict=True):
+            if len(held) > 0:
+                hunt.advance(ground, self.search, held)
 
 
 def smallest_triggers(model: nn.Module, samples: Samples, search: Search, *, seed: int) -> tuple[Found, ...]:
     """Return for each family the smallest triggers found, one for each class and one for any wrong class.
 
-    Raises InputError for other inputs than images, for a model that returns no logits of them, and where a class has no image of another
-    class to start from.
+    Raises what :meth:`Survey.begun` raises.
     """
-    targets: tuple[Target, ...] = (*range(samples.num_classes), None)
-    with _drawing(model, seed):
-        ground = _Ground.of(model, samples, search.precision)
-        return tuple(
-            _sought(ground, family, targets, search, stream(seed, "smallest", family.name)) for family in FAMILIES
-        )
+    return Survey.begun(model, samples, search, seed=seed).finished()
 
 
-def again(
+def hunted(
     model: nn.Module,
     samples: Samples,
     wanted: Sequence[tuple[Family, Target]],
@@ -137,14 +89,26 @@ def again(
     *,
     restarts: int,
     seed: int,
-) -> tuple[Found, ...]:
-    """Return each of `wanted` sought `restarts` times more, from other starts: one trigger is one of many that a backdoor answers to."""
+) -> tuple[Hunt, ...]:
+    """Return hunts for each of `wanted` from `restarts` other starts, searched to the end: a backdoor answers to many triggers."""
     with _drawing(model, seed):
-        ground = _Ground.of(model, samples, search.precision)
-        return tuple(
-            _sought(ground, family, (target,) * restarts, search, stream(seed, "again", family.name, target))
-            for family, target in wanted
-        )
+        ground = Ground.of(model, samples, search.precision)
+        found: list[Hunt] = []
+        for family, target in wanted:
+            hunt = Hunt.of(ground, family, (target,) * restarts, stream(seed, "again", family.name, target))
+            for _ in range(search.rounds):
+                hunt.advance(ground, search, range(restarts))
+            found.append(hunt)
+        return tuple(found)
+
+
+def pursue(hunts: Sequence[Hunt], model: nn.Module, samples: Samples, search: Search, *, seed: int) -> None:
+    """Take the hunts one round on with another model, whose smallest triggers are other ones: what they held is forgotten."""
+    with _drawing(model, seed):
+        ground = Ground.of(model, samples, search.precision)
+        for hunt in hunts:
+            hunt.forget()
+            hunt.advance(ground, search, range(len(hunt.targets)))
 
 
 @contextmanager
@@ -158,45 +122,11 @@ def _drawing(model: nn.Module, seed: int) -> Generator[None]:
         yield
 
 
-def _sought(
-    ground: _Ground, family: Family, targets: tuple[Target, ...], search: Search, generator: torch.Generator
-) -> Found:
-    began, count, shape = perf_counter(), len(targets), tuple(ground.x.shape[1:])
-    free = family.start(count, shape, generator).to(ground.x).requires_grad_()
-    optimizer = torch.optim.Adam([free], family.rate, betas=(0.5, 0.9))
-    rows = torch.arange(count).repeat_interleave(search.per)
-    device = ground.x.device
-    away = torch.tensor([target is None for target in targets], device=device)[rows]
-    aims = torch.tensor([target or 0 for target in targets], device=device)[rows]
-    weight, success = torch.ones(count, device=device), torch.zeros(count, device=device)
-    for _ in range(search.steps):
-        drawn = ground.draw(targets, search.per, generator).to(device)
-        aim = torch.where(away, ground.y[drawn], aims)
-        scores = ground.scores(family.apply(free[rows], ground.x[drawn]))
-        losses = functional.cross_entropy(scores, aim, reduction="none")
-        losses = torch.where(away, refusal(scores, aim), losses)
-        won = ((scores.detach().argmax(1) == aim) ^ away).float().view(count, -1).mean(1)
-        success = _MEMORY * success + (1 - _MEMORY) * won
-        weight = torch.where(success > search.wanted, weight * _GROWTH, weight / _GROWTH).clamp(0.05, 200)
-        total = (losses.view(count, -1).mean(1) + 10 * weight * family.size(free)).sum()
-        free.grad = torch.autograd.grad(total, free)[0]
-        optimizer.step()
-    kept = free.detach()
-    sizes = family.size(kept)
-    ratio = _ratio(sizes, success, targets, search)
-    images = len(rows) * search.steps
-    return Found(family, kept, targets, sizes, success, ratio, images, perf_counter() - began)
-
-
-def _ratio(sizes: Tensor, success: Tensor, targets: Sequence[Target], search: Search) -> Tensor:
-    """Return sizes over the median of the classes, sought in vain or not; the restarts of one trigger have no others beside them.
-
-    A class that alone can be reached must stand out, so those that cannot count in the median, with the size they were last tried at.
-    """
-    classes = torch.tensor([target is not None for target in targets], device=sizes.device)
-    if len(set(targets)) < 3:
-        return torch.ones_like(sizes)
-    return torch.where(success >= search.reached, sizes / sizes[classes].median(), torch.full_like(sizes, inf))
+def _best_half(found: Sequence[Found], active: Sequence[Sequence[int]]) -> list[Sequence[int]]:
+    """Return of all active triggers the half with the smallest ratios, by family."""
+    ranked = sorted((float(found[i].ratio[k]), i, k) for i, held in enumerate(active) for k in held)
+    kept = {(i, k) for _, i, k in ranked[: (len(ranked) + 1) // 2]}
+    return [[k for k in held if (i, k) in kept] for i, held in enumerate(active)]
 
 
 def anomalous(found: Sequence[Found], most: int) -> list[tuple[float, Family, Target]]:
