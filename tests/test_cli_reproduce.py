@@ -111,7 +111,8 @@ def test_an_interrupted_study_says_how_to_go_on(capsys, tmp_path, monkeypatch):
     [
         (
             ("evation",),
-            "`name` should be one of evasion, repair-grid, scheduling, sharpening, toy. Found 'evation'. Did you mean 'evasion'?",
+            "`name` should be one of evasion, path-repair, repair-grid, scheduling, sharpening, toy. Found 'evation'. "
+            "Did you mean 'evasion'?",
         ),
         (("evasion", "--scale", "papper"), "Found 'papper'. Did you mean 'paper'?"),
         (("toy", "--jobs", "2", "--threads", "1"), "`threads` should be left out with several jobs"),

@@ -84,6 +84,22 @@ def test_attack_success_counts_only_images_of_other_classes() -> None:
     assert found == {"attack_success": 0.0, "recovery_accuracy": pytest.approx(100 * 3 / 7)}
 
 
+def test_published_attack_success_counts_the_targets_own_images_too() -> None:
+    probe = Backdoor(samples(), Patch(1), 1, own=True)
+    assert [(c.name, c.n) for c in probe.columns][2] == ("attack_success_all", 10)
+    assert probe(Tampered())["attack_success_all"] == 100.0
+    # Without the backdoor: 0 of 7 others, and the 3 images of class 1 itself, which is where they belong.
+    assert probe(Tampered(obeys=False)) == {
+        "attack_success": 0.0,
+        "recovery_accuracy": 100.0,
+        "attack_success_all": pytest.approx(30.0),
+    }
+    others = samples().take(samples().y != 1)
+    assert Backdoor(others, Patch(1), 1, own=True)(Tampered())["attack_success_all"] == 100.0
+    for plain in (Backdoor(samples(), Patch(1), "all-to-all", own=True), Backdoor(samples(), Patch(1), 1)):
+        assert len(plain.columns) == len(plain(Tampered())) == 2
+
+
 def test_all_to_all_scores_the_next_class_on_all_images() -> None:
     probe = Backdoor(samples(), Patch(1), "all-to-all")
     assert probe.columns[0].n == 10

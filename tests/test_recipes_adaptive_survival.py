@@ -10,7 +10,7 @@ from adaptive_example import PATCH, base, evaded, evading, loaded, rates, traine
 from isthmus.data import load_data
 from isthmus.geometry.build import line
 from isthmus.randomness import stream
-from isthmus.repair.inverted import MaskSearch, smallest_masks
+from isthmus.repair.triggers.inverted import MaskSearch, smallest_masks
 from isthmus.settle import Recalibrate
 from isthmus.tampering import parse_trigger, poison
 from isthmus.training.fit import fit_module

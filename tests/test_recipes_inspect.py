@@ -20,9 +20,9 @@ from isthmus.recipes import inspect as recipe_inspect
 from isthmus.recipes.inspect import InspectRecipe, run_inspect
 from isthmus.recipes.inspect_images import measured
 from isthmus.recipes.inspect_tensors import findings_of, head_of, largest_p, lines_of, robust_z
-from isthmus.repair.inverted import MaskSearch
-from isthmus.repair.margins import MarginSearch
-from isthmus.repair.triage import Detection, Searches, Triage, examine
+from isthmus.repair.triggers.inverted import MaskSearch
+from isthmus.repair.trust.margins import MarginSearch
+from isthmus.repair.trust.triage import Detection, Searches, Triage, examine
 from isthmus.report.quantities import RateEntry
 from isthmus.store import Card, save_model
 from repair_example import suspects

@@ -10,7 +10,7 @@ from isthmus.recipes.inspect import run_inspect
 from isthmus.recipes.repair_grid import REPAIR_GRID
 from isthmus.recipes.repair_grid_scales import SCALES
 from isthmus.recipes.study import StudyRecipe, run_study
-from isthmus.repair.triage import Detection, Triage
+from isthmus.repair.trust.triage import Detection, Triage
 from isthmus.runs import Run
 
 

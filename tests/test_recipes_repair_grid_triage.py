@@ -7,7 +7,7 @@ import pytest
 
 from isthmus.rates import Rate
 from isthmus.recipes.repair_grid_triage import Inspected, false_alarms, p_value, triage
-from isthmus.repair.triage import Detection
+from isthmus.repair.trust.triage import Detection
 from isthmus.report.inspection import CandidateEntry, DetectionLine, FileEntry, InspectDocument
 from repair_grid_example import FASHION, setting
 

@@ -16,9 +16,9 @@ from isthmus.recipes.case import RepairRecipe
 from isthmus.recipes.repair import run_repair
 from isthmus.recipes.train import TrainRecipe, run_train
 from isthmus.recipes.trust import trust_of
-from isthmus.repair.candidates import Stamp
-from isthmus.repair.inverted import MaskSearch
-from isthmus.repair.margins import MarginSearch
+from isthmus.repair.triggers.candidates import Stamp
+from isthmus.repair.triggers.inverted import MaskSearch
+from isthmus.repair.trust.margins import MarginSearch
 from isthmus.report import Document
 from isthmus.runs import Run
 from isthmus.training.plan import Plan

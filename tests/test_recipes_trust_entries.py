@@ -19,12 +19,12 @@ from isthmus.recipes.trust_entries import (
     reactivation_entries,
     triage_entry,
 )
-from isthmus.repair.candidates import Candidate, Inversion
-from isthmus.repair.disagreement import disagreements
-from isthmus.repair.inverted import ChangeSearch
-from isthmus.repair.reactivation import Reactivation, Stress
-from isthmus.repair.removal import Removal, Removed
-from isthmus.repair.triage import Detection, Triage
+from isthmus.repair.triggers.candidates import Candidate, Inversion
+from isthmus.repair.triggers.inverted import ChangeSearch
+from isthmus.repair.trust.disagreement import disagreements
+from isthmus.repair.trust.reactivation import Reactivation, Stress
+from isthmus.repair.trust.removal import Removal, Removed
+from isthmus.repair.trust.triage import Detection, Triage
 from isthmus.tampering import parse_trigger
 
 TRIGGER = parse_trigger("patch:size=1,at=0x0")

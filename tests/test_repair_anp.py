@@ -12,10 +12,10 @@ from isthmus._check import InputError
 from isthmus.data import Augment, Samples
 from isthmus.models import build_model
 from isthmus.randomness import stream
-from isthmus.repair.anp import ANP
-from isthmus.repair.masks import channels_of
+from isthmus.repair.masks.anp import ANP
+from isthmus.repair.masks.masked import channels_of
+from isthmus.repair.masks.rounds import Rounds
 from isthmus.repair.protocol import Clean, Repaired
-from isthmus.repair.rounds import Rounds
 from isthmus.training.order import Order
 from isthmus.training.plan import Plan
 from isthmus.training.session import Session

@@ -11,12 +11,12 @@ from contracts.modules import untouched
 from isthmus.data import Samples
 from isthmus.rates import Rate
 from isthmus.repair import auto as module
-from isthmus.repair.auto import Auto, accuracy
-from isthmus.repair.families import Mask
-from isthmus.repair.hunt import Found, Search
+from isthmus.repair.auto import Auto
 from isthmus.repair.protocol import Clean, Repaired
 from isthmus.repair.purify import Purify
-from isthmus.repair.smallest import Survey
+from isthmus.repair.triggers.families import Mask
+from isthmus.repair.triggers.hunt import Found, Search
+from isthmus.repair.triggers.smallest import Survey
 from isthmus.training.plan import Plan
 from isthmus.training.session import Session
 from repair_example import suspects, trusted
@@ -99,7 +99,7 @@ def test_of_equally_accurate_suspects_the_least_conspicuous_is_purified(ratios: 
 
 def test_a_less_accurate_suspect_is_left_however_inconspicuous(ratios: list[float]) -> None:
     ruined = suspects()[1]
-    rates = [accuracy(one, trusted()).value for one in suspects()]
+    rates = [float(module._right(one, trusted()).float().mean()) for one in suspects()]  # pyright: ignore[reportPrivateUsage]
     worse = int(rates[1] < rates[0])
     ratios[:] = [0.1, 0.1]
     ratios[worse] = 0.4
@@ -161,6 +161,21 @@ def test_what_costs_too_much_accuracy_is_done_again_more_gently(
     calls.clear()
     assert "again" not in run(made(cost=1.0), suspects()[:1]).note
     assert len(calls) == 1
+
+
+def test_what_few_images_cannot_show_is_no_cost() -> None:
+    """Of ten images three lost are less than two standard errors, 2 x sqrt(3); of a hundred twelve are more than 2 x sqrt(12)."""
+    for n, lost, won, costly in (
+        (10, 3, 0, False),
+        (10, 5, 0, True),
+        (100, 12, 0, True),
+        (100, 5, 0, False),
+        (100, 20, 14, False),
+    ):
+        before, after = torch.ones(n, dtype=torch.bool), torch.ones(n, dtype=torch.bool)
+        after[:lost] = False
+        before[n - won :] = False
+        assert module._costly(before, after, 0.05) is costly  # pyright: ignore[reportPrivateUsage]
 
 
 def test_gradients_of_all_searches_are_counted_once(ratios: list[float]) -> None:

@@ -13,7 +13,7 @@ from isthmus._check import InputError
 from isthmus.data import Samples
 from isthmus.models import build_model
 from isthmus.models.pairs import Pair
-from isthmus.repair.clp import CLP, bounds
+from isthmus.repair.masks.clp import CLP, bounds
 from isthmus.repair.protocol import Clean, Repaired
 from isthmus.training.session import Session
 from repair_example import suspects, trusted

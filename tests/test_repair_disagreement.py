@@ -10,7 +10,7 @@ from contracts.modules import odd_module, untouched
 from isthmus._check import InputError
 from isthmus.data import Samples
 from isthmus.rates import Rate
-from isthmus.repair.disagreement import disagreements
+from isthmus.repair.trust.disagreement import disagreements
 from isthmus.tampering import Patch
 
 

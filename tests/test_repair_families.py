@@ -10,8 +10,8 @@ from torch import Tensor
 
 from contracts.triggers import assert_refused, check_trigger
 from isthmus._check import InputError
-from isthmus.repair.candidates import Shift, Stamp
-from isthmus.repair.families import FAMILIES, Bend, Bent, Family, Mask, Pixels, Smooth, Waves, bent
+from isthmus.repair.triggers.candidates import Shift, Stamp
+from isthmus.repair.triggers.families import FAMILIES, Bend, Bent, Family, Mask, Pixels, Smooth, Waves, bent
 from isthmus.tampering import describe
 from isthmus.tampering.overlays import Sinusoid
 

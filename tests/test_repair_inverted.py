@@ -13,9 +13,9 @@ from isthmus._check import InputError
 from isthmus.data import Samples
 from isthmus.probes import Backdoor
 from isthmus.rates import Rate
-from isthmus.repair.candidates import Shift, Stamp, anomaly
-from isthmus.repair.inverted import ChangeSearch, Inversion, MaskSearch, smallest_masks, universal_changes
-from isthmus.repair.margins import MarginSearch, class_margins, outlier
+from isthmus.repair.triggers.candidates import Shift, Stamp, anomaly
+from isthmus.repair.triggers.inverted import ChangeSearch, Inversion, MaskSearch, smallest_masks, universal_changes
+from isthmus.repair.trust.margins import MarginSearch, class_margins, outlier
 from isthmus.tampering import describe
 from repair_example import suspects, trusted
 

@@ -13,7 +13,7 @@ from isthmus._check import InputError
 from isthmus.data import Samples
 from isthmus.models import build_model
 from isthmus.probes import Clean as CleanProbe
-from isthmus.repair.masks import Channels, Knob, Masked, by_share, channels_of, closed, prune
+from isthmus.repair.masks.masked import Channels, Knob, Masked, by_share, channels_of, closed, prune
 from isthmus.repair.protocol import Clean
 from isthmus.settle import Recalibrate
 from isthmus.table import Column

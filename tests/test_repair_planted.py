@@ -13,8 +13,8 @@ from contracts.triggers import check_trigger
 from isthmus._check import InputError
 from isthmus.data import Samples
 from isthmus.rates import Rate
-from isthmus.repair.planted import Errors, Implant, Plant, Planting, plant, standard
 from isthmus.repair.protocol import Clean
+from isthmus.repair.trust.planted import Errors, Implant, Plant, Planting, plant, standard
 from isthmus.tampering import Patch
 from isthmus.training.plan import Plan
 from repair_example import suspects, trusted

@@ -16,8 +16,8 @@ from isthmus._check import InputError
 from isthmus.models import build_model
 from isthmus.probes import Clean as CleanProbe
 from isthmus.rates import Rate
+from isthmus.repair.masks.pruning import SHARES, FilterPruning, FinePruning, activity, prunable
 from isthmus.repair.protocol import Clean, Repaired
-from isthmus.repair.pruning import SHARES, FilterPruning, FinePruning, activity, prunable
 from isthmus.repair.strength import strongest_within
 from isthmus.settle import Recalibrate
 from isthmus.training.plan import Plan
@@ -118,7 +118,7 @@ def test_activity_does_not_depend_on_how_samples_are_batched(monkeypatch: pytest
     model = rectified()
     layer = prunable(model, clean().train)[-1]
     once = activity(model, layer, clean().train)
-    monkeypatch.setattr("isthmus.repair.pruning._BATCH", 7)
+    monkeypatch.setattr("isthmus.repair.masks.pruning._BATCH", 7)
     torch.testing.assert_close(activity(model, layer, clean().train), once, rtol=1e-6, atol=1e-9)
 
 

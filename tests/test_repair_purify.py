@@ -19,11 +19,11 @@ from isthmus.evaluate import correct, logits
 from isthmus.probes import Backdoor
 from isthmus.randomness import seed_of
 from isthmus.repair.baselines import FineTune
-from isthmus.repair.families import FAMILIES
-from isthmus.repair.hunt import Found, Search
 from isthmus.repair.protocol import Clean, Repaired
 from isthmus.repair.purify import Doubt, Purify, Triggered, split, told
-from isthmus.repair.smallest import anomalous, hunted, pursue, smallest_triggers, table_of
+from isthmus.repair.triggers.families import FAMILIES
+from isthmus.repair.triggers.hunt import Found, Search
+from isthmus.repair.triggers.smallest import anomalous, hunted, pursue, smallest_triggers, table_of
 from isthmus.tampering import Patch, poison
 from isthmus.training.distillation import Distilled
 from isthmus.training.fit import fit_module

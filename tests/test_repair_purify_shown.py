@@ -8,9 +8,9 @@ from scipy.stats import chisquare, kstest
 from torch import Tensor
 
 from isthmus.repair import purify
-from isthmus.repair.families import Family, times
 from isthmus.repair.purify import Doubt, Triggered
-from isthmus.repair.smallest import Found
+from isthmus.repair.triggers.families import Family, times
+from isthmus.repair.triggers.smallest import Found
 from isthmus.tampering import Trigger
 
 

@@ -11,10 +11,10 @@ from isthmus._check import InputError
 from isthmus.data import Samples
 from isthmus.randomness import seed_of
 from isthmus.rates import Rate
-from isthmus.repair import reactivation as module_under_test
-from isthmus.repair.inverted import ChangeSearch
 from isthmus.repair.protocol import Clean
-from isthmus.repair.reactivation import Reactivation, Stress, reactivation
+from isthmus.repair.triggers.inverted import ChangeSearch
+from isthmus.repair.trust import reactivation as module_under_test
+from isthmus.repair.trust.reactivation import Reactivation, Stress, reactivation
 from isthmus.settle import Recalibrate
 from isthmus.tampering import Patch, Target
 from isthmus.training.fit import fit_module

@@ -13,9 +13,9 @@ from isthmus._check import InputError
 from isthmus.geometry.build import bezier
 from isthmus.layout import Layout
 from isthmus.rates import Paired, Rate
-from isthmus.repair.planted import Errors, Implant, Plant, Planting, plant
 from isthmus.repair.protocol import Clean
-from isthmus.repair.removal import Removal, Removed, removal, share_removed, survival
+from isthmus.repair.trust.planted import Errors, Implant, Plant, Planting, plant
+from isthmus.repair.trust.removal import Removal, Removed, removal, share_removed, survival
 from isthmus.settle import Keep, Recalibrate
 from isthmus.tampering import Patch
 from isthmus.training.plan import Plan

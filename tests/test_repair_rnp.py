@@ -10,10 +10,10 @@ from torch.nn import functional
 from contracts.modules import assert_same_bits, tensors_of, untouched
 from isthmus._check import InputError
 from isthmus.models import build_model
-from isthmus.repair.masks import channels_of
+from isthmus.repair.masks.masked import channels_of
+from isthmus.repair.masks.rnp import RNP
+from isthmus.repair.masks.rounds import Rounds
 from isthmus.repair.protocol import Repaired
-from isthmus.repair.rnp import RNP
-from isthmus.repair.rounds import Rounds
 from isthmus.settle import Recalibrate
 from isthmus.training.order import Order
 from isthmus.training.plan import Plan

@@ -11,7 +11,7 @@ from torch.nn import functional
 from contracts.modules import assert_same_bits, tensors_of, untouched
 from isthmus._check import InputError
 from isthmus.data import Augment
-from isthmus.repair.rounds import Rounds
+from isthmus.repair.masks.rounds import Rounds
 from isthmus.training.fit import fit_module
 from isthmus.training.plan import Plan
 from isthmus.training.session import Session

@@ -16,8 +16,9 @@ from contracts.modules import assert_same_bits, odd_module, seeded, tensors_of, 
 from fit_example import small, toy
 from isthmus._check import InputError
 from isthmus.data import Samples
+from isthmus.losses import refusal
 from isthmus.repair.protocol import Clean, Repaired
-from isthmus.repair.sau import SAU, Ball, SharedUnlearning, js_divergence, refusal, shared_examples
+from isthmus.repair.sau import SAU, Ball, SharedUnlearning, js_divergence, shared_examples
 from isthmus.repair.unlearning import Unlearning, adam
 from isthmus.training.plan import Plan
 from isthmus.training.session import Session

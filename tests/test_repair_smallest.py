@@ -16,10 +16,10 @@ from fit_example import toy
 from isthmus._check import InputError
 from isthmus.data import Samples
 from isthmus.randomness import stream
-from isthmus.repair import hunt
-from isthmus.repair.families import FAMILIES, Bend, Family, Mask, Pixels
-from isthmus.repair.hunt import Found, Search
-from isthmus.repair.smallest import Survey, anomalous, hunted, pursue, smallest_triggers, table_of
+from isthmus.repair.triggers import hunt
+from isthmus.repair.triggers.families import FAMILIES, Bend, Family, Mask, Pixels
+from isthmus.repair.triggers.hunt import Found, Search
+from isthmus.repair.triggers.smallest import Survey, anomalous, hunted, pursue, smallest_triggers, table_of
 from isthmus.tampering import Trigger
 from repair_example import suspects, trusted
 
@@ -286,9 +286,12 @@ def test_sizes_are_compared_with_the_median_of_all_classes() -> None:
     assert ratios(sizes, [0.9, 0.6, 0.7, 0.8, 1.0]) == pytest.approx([0.5, 2, 4, 1, 3])
     assert ratios(sizes, [0.9, 0.59, 0.7, 0.8, 1.0]) == pytest.approx([0.5, inf, 4, 1, 3])
     assert ratios(sizes, [0.9, 0.7, 0.8, 0.9, 0.2]) == pytest.approx([0.5, 2, 4, 1, inf])
-    assert ratios(sizes, [0.9, 0.0, 0.0, 0.0, 0.0]) == pytest.approx(
-        [0.5, inf, inf, inf, inf]
-    )  # alone, and still far below
+    alone = [0.25, inf, inf, inf, inf]  # still far below, and the others failed at what they were tried at
+    assert ratios(sizes, [0.9, 0.0, 0.0, 0.0, 0.0]) == pytest.approx(alone)
+    assert ratios(sizes, [0.9, 0.0, 0.0, 0.0, 1.0]) == pytest.approx(
+        [0.25, inf, inf, inf, 3]
+    )  # any wrong class is no other class
+    assert ratios(sizes, [0.0, 0.0, 0.0, 0.0, 1.0]) == pytest.approx([inf, inf, inf, inf, 3])
     assert ratios(sizes, [0.0] * 5) == [inf] * 5
     assert ratios([0.2, 0.6], [0.9, 0.6]) == [1, 1]  # restarts have no others
 

@@ -10,10 +10,10 @@ from torch import nn
 from contracts.modules import untouched
 from isthmus._check import InputError
 from isthmus.data import Samples
-from isthmus.repair.inverted import MaskSearch, smallest_masks
-from isthmus.repair.margins import Margins, MarginSearch, class_margins
 from isthmus.repair.protocol import Clean
-from isthmus.repair.triage import (
+from isthmus.repair.triggers.inverted import MaskSearch, smallest_masks
+from isthmus.repair.trust.margins import Margins, MarginSearch, class_margins
+from isthmus.repair.trust.triage import (
     Detection,
     Null,
     Searches,

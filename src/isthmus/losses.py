@@ -12,6 +12,8 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 GUARD = 1e-12
 """Added to the divisor of a ratio of logit differences, as published: equal logits give no division by zero."""
+NEGLIGIBLE = 1e-3
+"""Of a refusal: below this loss there is no gradient, the label is refused well enough (Wei et al. 2023, their clamp)."""
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -66,3 +68,16 @@ def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     top = logits.topk(4).values
     own, aim = logits.gather(1, torch.stack([labels, targets], 1)).unbind(1)
     return (aim - own) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + GUARD)
+
+
+def refusal(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return -log(1 - softmax(logits)[label]) for each sample, in nats, (B,): small once the model no longer says `label`.
+
+    Computed from the other logits, so that it and its gradient stay finite at probabilities near 1. Without gradient below `NEGLIGIBLE`.
+
+    >>> round(refusal(torch.zeros(1, 2), torch.tensor([0])).exp().item(), 6)
+    2.0
+    """
+    rest = logits.scatter(1, labels[:, None], -torch.inf).logsumexp(1)
+    loss = logits.logsumexp(1) - rest
+    return torch.where(loss > NEGLIGIBLE, loss, loss.detach())

@@ -28,6 +28,12 @@ def _evasion() -> "Study":
     return EVASION
 
 
+def _path_repair() -> "Study":
+    from isthmus.recipes.path_repair import PATH_REPAIR
+
+    return PATH_REPAIR
+
+
 def _repair_grid() -> "Study":
     from isthmus.recipes.repair_grid import REPAIR_GRID
 
@@ -48,6 +54,7 @@ def _sharpening() -> "Study":
 
 STUDIES: dict[str, Callable[[], "Study"]] = {
     "evasion": _evasion,
+    "path-repair": _path_repair,
     "repair-grid": _repair_grid,
     "scheduling": _scheduling,
     "sharpening": _sharpening,
@@ -58,8 +65,9 @@ def reproduce(  # noqa: PLR0913  one parameter for each option
     name: Annotated[
         str,
         typer.Argument(
-            metavar="evasion|repair-grid|scheduling|sharpening",
+            metavar="evasion|path-repair|repair-grid|scheduling|sharpening",
             help="evasion: robustness and curvature along paths (Zhao et al. 2020). "
+            "path-repair: paths against their baselines (Zhao et al. 2020). "
             "repair-grid: remedies against attacks, by clean images. "
             "scheduling: adversarial training with scheduled budgets (Liu et al. 2020). "
             "sharpening: the loss landscape by the budget (Liu et al. 2020).",

@@ -85,6 +85,9 @@ class Case:
     warnings: tuple[str, ...]
 
 
+ATTACK = ("attack_success", "recovery_accuracy", "attack_success_all")
+
+
 @dataclass(frozen=True)
 class Measure:
     """Measures models on test images that were used for nothing else."""
@@ -93,31 +96,33 @@ class Measure:
     backdoor: Backdoor | None
     injected: Record | None = None
 
-    def _attack(self, module: nn.Module) -> tuple[Rate, Rate] | None:
-        """Return how often the attack succeeds and how often the true class is found in spite of it; None where none is known."""
+    def _attack(self, module: nn.Module) -> tuple[Rate, ...]:
+        """Return how often the attack succeeds, how often the true class is found in spite of it, and the first as published.
+
+        The last where the trigger's target is a class; none of them where no attack is known.
+        """
         if self.injected is not None:
-            n, found = len(self.injected.samples), list(self.injected.probe()(module).values())
+            n, found = len(self.injected.samples), list(self.injected.probe()(module).values())[:2]
         elif self.backdoor is not None:
             n, found = len(self.backdoor.subject), list(self.backdoor(module, generator=stream(0, "measure")).values())
         else:
-            return None
-        success, recovery = (Rate(hits_of(value / 100, n), n) for value in found[:2])
-        return success, recovery
+            return ()
+        return tuple(
+            Rate(hits_of(value / 100, size), size) for value, size in zip(found, (n, n, len(self.test)), strict=False)
+        )
 
     def entry(self, name: str, module: nn.Module) -> tuple[report.Entry, Tensor]:
         """Return the model's rates, and which test images it gets right."""
         scores = logits(module, self.test)
         right = correct(scores, self.test.y)
-        loss = float(cross_entropy(scores.double(), self.test.y).mean())
-        found = self._attack(module)
-        attack, recovery = (None, None) if found is None else map(report.RateEntry.of, found)
-        accuracy = report.RateEntry.of(Rate(int(right.sum()), len(right)))
+        rates = dict(zip(ATTACK, map(report.RateEntry.of, self._attack(module)), strict=False))
         entry = report.Entry(
             name=name,
-            clean_accuracy=accuracy,
-            attack_success=attack,
-            recovery_accuracy=recovery,
-            loss=loss,
+            clean_accuracy=report.RateEntry.of(Rate(int(right.sum()), len(right))),
+            attack_success=rates.get("attack_success"),
+            recovery_accuracy=rates.get("recovery_accuracy"),
+            attack_success_all=rates.get("attack_success_all"),
+            loss=float(cross_entropy(scores.double(), self.test.y).mean()),
             calibration=calibration(scores, self.test.y),
         )
         return entry, right
@@ -159,7 +164,7 @@ def load_case(recipe: RepairRecipe, run: Run) -> Case:
         test = test.subset(recipe.test_n, generator=stream(0, "test"))
     backdoor = None
     if recipe.trigger is not None and recipe.target is not None:
-        backdoor = Backdoor(test, parse_trigger(recipe.trigger), parse_target(recipe.target))
+        backdoor = Backdoor(test, parse_trigger(recipe.trigger), parse_target(recipe.target), own=True)
     return Case(recipe, task, splits, tuple(suspects), clean, test, Measure(test, backdoor, injected), tuple(notes))
 
 

@@ -1,6 +1,7 @@
 """The report of a repair, put together from what was measured."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,8 +11,8 @@ from isthmus import report
 from isthmus.files import sha256
 from isthmus.geometry.bridge import Bridge
 from isthmus.models.signature import kind_of
-from isthmus.probes import Backdoor, Probe
 from isthmus.probes import Clean as CleanProbe
+from isthmus.probes import Probe
 from isthmus.randomness import stream
 from isthmus.rates import Rate
 from isthmus.recipes.case import Case, RepairRecipe
@@ -153,7 +154,7 @@ def _curve(case: Case, bridge: Bridge, table: Table) -> Table:
     if case.measure.injected is not None:
         probes.append(case.measure.injected.probe())
     if case.measure.backdoor is not None:
-        probes.append(Backdoor(test, case.measure.backdoor.trigger, case.measure.backdoor.target))
+        probes.append(replace(case.measure.backdoor, samples=test))
     points = [[float(t)] for t in table.frame["t"]]
     measured = scan(bridge, points, probes, settle=Recalibrate(case.clean.train), seed=case.recipe.seed)
     return table.join(measured, on="t")

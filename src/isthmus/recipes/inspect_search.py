@@ -11,7 +11,7 @@ from isthmus._check import InputError
 from isthmus.data import Samples
 from isthmus.randomness import stream
 from isthmus.repair.protocol import Clean
-from isthmus.repair.triage import Triage, examine
+from isthmus.repair.trust.triage import Triage, examine
 from isthmus.report.inspection import CandidateEntry, DetectionLine, Finding
 
 Search = Callable[[nn.Module, Clean, int], Triage]

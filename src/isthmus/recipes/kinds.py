@@ -14,6 +14,7 @@ from isthmus.recipes.landscape_recipe import LandscapeRecipe
 from isthmus.recipes.repair import RepairRecipe, run_repair
 from isthmus.recipes.scan import ScanRecipe, run_scan
 from isthmus.recipes.scattering import ScatterRecipe, run_scatter
+from isthmus.recipes.tamper import TamperRecipe, run_tamper
 from isthmus.recipes.train import TrainRecipe, run_train
 from isthmus.runs import Run
 from isthmus.training.session import Session
@@ -27,6 +28,7 @@ Part = (
     | ScatterRecipe
     | LandscapeRecipe
     | RepairRecipe
+    | TamperRecipe
     | InspectRecipe
 )
 
@@ -86,6 +88,7 @@ KINDS: Mapping[type[Part], Kind] = {
         lambda recipe, run, session: run_landscape(recipe, run, monitor=session.monitor),
     ),
     RepairRecipe: Kind("report.json", ("suspects", "injected"), _repair, lambda recipe: recipe.precision),
+    TamperRecipe: Kind("metrics.json", ("model", "like"), lambda recipe, run, _: run_tamper(recipe, run)),
     InspectRecipe: Kind(
         "inspect.json", ("model",), lambda recipe, run, session: run_inspect(recipe, run, tell=session.tell)
     ),

@@ -8,7 +8,7 @@ from isthmus.rates import Rate
 from isthmus.recipes.repair_grid_cells import UNTAMPERED, Setting
 from isthmus.recipes.repair_grid_tables import Row, grouped
 from isthmus.recipes.study import Claim
-from isthmus.repair.triage import Detection, Null, joint_p_value
+from isthmus.repair.trust.triage import Detection, Null, joint_p_value
 from isthmus.report.inspection import InspectDocument
 from isthmus.table import Column, Table
 

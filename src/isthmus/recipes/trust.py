@@ -16,15 +16,15 @@ from isthmus.recipes.trust_entries import (
     reactivation_entries,
     triage_entry,
 )
-from isthmus.repair.candidates import Candidate, Inversion
-from isthmus.repair.disagreement import disagreements
-from isthmus.repair.inverted import MaskSearch, smallest_masks
-from isthmus.repair.margins import MarginSearch, class_margins
-from isthmus.repair.planted import Plant, plant, standard
 from isthmus.repair.protocol import Repair, Repaired
-from isthmus.repair.reactivation import Stress, reactivation
-from isthmus.repair.removal import removal
-from isthmus.repair.triage import of_margins, of_masks, triage
+from isthmus.repair.triggers.candidates import Candidate, Inversion
+from isthmus.repair.triggers.inverted import MaskSearch, smallest_masks
+from isthmus.repair.trust.disagreement import disagreements
+from isthmus.repair.trust.margins import MarginSearch, class_margins
+from isthmus.repair.trust.planted import Plant, plant, standard
+from isthmus.repair.trust.reactivation import Stress, reactivation
+from isthmus.repair.trust.removal import removal
+from isthmus.repair.trust.triage import of_margins, of_masks, triage
 from isthmus.training.session import Session
 
 HELD_OUT = 500

@@ -7,11 +7,11 @@ from isthmus import report
 from isthmus.data import Samples
 from isthmus.rates import Rate
 from isthmus.recipes.quality import change_of
-from isthmus.repair.candidates import Inversion
-from isthmus.repair.disagreement import Disagreement
-from isthmus.repair.reactivation import Reactivation, Stress
-from isthmus.repair.removal import Removal
-from isthmus.repair.triage import Triage
+from isthmus.repair.triggers.candidates import Inversion
+from isthmus.repair.trust.disagreement import Disagreement
+from isthmus.repair.trust.reactivation import Reactivation, Stress
+from isthmus.repair.trust.removal import Removal
+from isthmus.repair.trust.triage import Triage
 from isthmus.report.picture import png
 from isthmus.tampering.triggers import Trigger, apply_trigger
 

@@ -2,22 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import isfinite
+from math import isfinite, sqrt
 from time import perf_counter
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from isthmus.evaluate import correct, logits
 from isthmus.randomness import seed_of
-from isthmus.rates import Rate
-from isthmus.repair.hunt import Found
+from isthmus.rates import Rate, mcnemar
 from isthmus.repair.protocol import Clean, Repair, Repaired
 from isthmus.repair.purify import Purify, told
-from isthmus.repair.smallest import Survey, anomalous
 from isthmus.repair.strength import bar
+from isthmus.repair.triggers.hunt import Found
+from isthmus.repair.triggers.smallest import Survey, anomalous
 from isthmus.training.session import Session
 
-CONSPICUOUS = 0.3
+CONSPICUOUS = 0.28
 """A trigger above this share of its family's median size does not stand out: the search cannot say what to unlearn."""
 
 
@@ -29,12 +30,11 @@ class Auto:
     of `margin` and one standard error of the best one's, that with the least conspicuous smallest trigger (the largest ratio to its
     family's median) is searched to the end and purified (:class:`isthmus.repair.purify.Purify`); where nothing stands out in it `gently`,
     with triggers on that share of the images and in one part: what is small for a class of itself is unlearned at a cost in accuracy, and
-    a backdoor that is no smaller needs only a few of them. Where validation accuracy falls by more than the larger of `cost` and one
-    standard error, the purification is made again, weaker, for half a budget more: an architecture may not bear the first rate. Other
-    inputs than images have no triggers that could be sought: `away` for two suspects, `otherwise` for others.
+    a backdoor that is no smaller needs only a few of them. Where validation accuracy falls by more than the larger of `cost` and two
+    standard errors of a paired difference, the purification is made again, weaker, for half a budget more: an architecture may not bear
+    the first rate. Other inputs than images have no triggers that could be sought: `away` for two suspects, `otherwise` for others.
 
-    `purify` and `away` are made for what is left of a budget, `otherwise` for the whole. What was chosen, and why, is in the note; what a
-    reader should doubt, in the warnings.
+    Each remedy is made for the whole budget. What was chosen, and why, is in the note; what a reader should doubt, in the warnings.
     """
 
     purify: Purify
@@ -53,18 +53,19 @@ class Auto:
             return self._named(done, remedy, "triggers are sought in images only")
         began, search = perf_counter(), self.purify.search
         surveys = [Survey.begun(m, clean.train, search, seed=seed_of(seed, "search")) for m in suspects]
-        rates = [accuracy(module, clean) for module in suspects]
+        before = [_right(module, clean) for module in suspects]
+        rates = [Rate.of(right) for right in before]
         chosen = _choice(rates, [_least(survey.found) for survey in surveys], self.margin)
         found, base = surveys[chosen].finished(), rates[chosen]
         own, spent = (round(images / self.purify.plan.batch_size) for images in _images(surveys, chosen))
         remedy, case = self._remedy(_least(found)), (suspects[chosen], found, clean)
         done = remedy.taught(*case, seed=seed, session=session)
         note = _chosen(chosen, len(suspects))
-        if accuracy(done.module, clean).value < bar(base, margin=self.cost):
+        if _costly(before[chosen], _right(done.module, clean), self.cost):
             second = _gentler(remedy).taught(*case, seed=seed, session=session.part("again"))
             done = replace(second, evaluations=done.evaluations + second.evaluations - own)
             note += ", again at a quarter of the rate and with half as many triggers, because the first time cost too much accuracy"
-        after = accuracy(done.module, clean)
+        after = Rate.of(_right(done.module, clean))
         return replace(
             done,
             name=self.name,
@@ -84,9 +85,24 @@ class Auto:
         return replace(done, name=self.name, note=f"{remedy.name}, because {why}: {done.note}")
 
 
-def accuracy(module: nn.Module, clean: Clean) -> Rate:
-    """Return the accuracy on the validation samples."""
-    return Rate.of(correct(logits(module, clean.validation), clean.validation.y).cpu())
+def _right(module: nn.Module, clean: Clean) -> Tensor:
+    """Return which of the validation samples are classified as labelled, (N,)."""
+    return correct(logits(module, clean.validation), clean.validation.y).cpu()
+
+
+def _costly(before: Tensor, after: Tensor, cost: float) -> bool:
+    """Return whether accuracy fell by more than `cost` and by more than two standard errors of the paired difference.
+
+    >>> fallen = torch.arange(100) < 88
+    >>> (
+    ...     _costly(torch.ones(100, dtype=torch.bool), fallen, 0.05),
+    ...     _costly(torch.ones(10, dtype=torch.bool), fallen[80:90], 0.05),
+    ... )
+    (True, False)
+    """
+    pairs = mcnemar(before.to(torch.bool), after.to(torch.bool))
+    fall, either = pairs.only_first - pairs.only_second, pairs.only_first + pairs.only_second
+    return fall > max(cost * pairs.n, 2 * sqrt(either))
 
 
 def _images(surveys: Sequence[Survey], chosen: int) -> tuple[int, int]:

@@ -1,25 +1,25 @@
 """The remedies by name, at one budget of gradients and with one policy of settings for all."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import nn
 
 from isthmus._check import unknown
 from isthmus.data import Augment
-from isthmus.repair.anp import ANP
 from isthmus.repair.auto import Auto
 from isthmus.repair.baselines import Average, FineTune, FromScratch
-from isthmus.repair.clp import CLP
 from isthmus.repair.heads import DistanceDriven, FeatureShift
 from isthmus.repair.ibau import IBAU, Universal
+from isthmus.repair.masks.anp import ANP
+from isthmus.repair.masks.clp import CLP
+from isthmus.repair.masks.pruning import FilterPruning, FinePruning
+from isthmus.repair.masks.rnp import RNP
 from isthmus.repair.noise import Noise
 from isthmus.repair.path import PathRepair
 from isthmus.repair.protocol import Repair
-from isthmus.repair.pruning import FilterPruning, FinePruning
 from isthmus.repair.purify import Purify, split
-from isthmus.repair.rnp import RNP
 from isthmus.repair.sau import SAU, Ball
 from isthmus.repair.self_path import Extrapolate, PermutedPath, SelfPath
 from isthmus.repair.switching import ModuleSwitch
@@ -140,8 +140,7 @@ def _purify(budget: Budget, models: int) -> Purify:
 
 
 def _auto(budget: Budget) -> Repair:
-    half = replace(budget, evaluations=max(1, budget.evaluations // 2))  # the search takes the other half
-    return Auto(_purify(budget, budget.suspects), _polished_path(half), METHODS["ft-sam"].make(budget))
+    return Auto(_purify(budget, budget.suspects), _polished_path(budget), METHODS["ft-sam"].make(budget))
 
 
 METHODS: Mapping[str, Method] = {

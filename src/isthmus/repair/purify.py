@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from isthmus._check import require
 from isthmus.randomness import seed_of
-from isthmus.repair.families import FAMILIES, Family
-from isthmus.repair.hunt import Found, Search, Target
 from isthmus.repair.protocol import Clean, Repaired
-from isthmus.repair.smallest import anomalous, hunted, pursue, smallest_triggers, table_of
+from isthmus.repair.triggers.families import FAMILIES, Family
+from isthmus.repair.triggers.hunt import Found, Search, Target
+from isthmus.repair.triggers.smallest import anomalous, hunted, pursue, smallest_triggers, table_of
 from isthmus.table import Table
 from isthmus.training.distillation import Distilled
 from isthmus.training.fit import fit_module
@@ -92,8 +92,8 @@ class Triggered:
 class Purify:
     """Inverted triggers unlearned by self-distillation, ours.
 
-    The suspect's smallest triggers are sought (:func:`isthmus.repair.smallest.smallest_triggers`); the suspect then is its own teacher: a
-    student that starts from it answers mixed, triggered images as the suspect answers them mixed but without the trigger
+    The suspect's smallest triggers are sought (:func:`isthmus.repair.triggers.smallest.smallest_triggers`); the suspect then is its own
+    teacher: a student that starts from it answers mixed, triggered images as the suspect answers them mixed but without the trigger
     (:class:`isthmus.training.distillation.Distilled`). What the suspect knows of clean images comes from the suspect, not from the few
     clean samples alone, and what it says to its own triggers is never a target. Running statistics stay those of the training: they were
     seen with triggered images, and recomputing them on clean images alone costs accuracy where the suspect's weights expect others.
@@ -155,7 +155,7 @@ class Purify:
 def told(one: tuple[float, Family, Target]) -> str:
     """Return a trigger in words, from (ratio, family, target).
 
-    >>> from isthmus.repair.families import Mask
+    >>> from isthmus.repair.triggers.families import Mask
     >>> told((0.1, Mask(), None))
     "mask towards any wrong class, 0.10 of its family's median"
     """

@@ -9,15 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from isthmus._check import require
-from isthmus.losses import cross_entropy
+from isthmus.losses import cross_entropy, refusal
 from isthmus.problem import Posed, Problem
 from isthmus.repair.protocol import Clean, Repaired
 from isthmus.repair.unlearning import Unlearner, Unlearning
 from isthmus.training.plan import Plan
 from isthmus.training.session import Session
-
-NEGLIGIBLE = 1e-3
-"""A probability of the wrong label below which an example is no longer shared and has no gradient (Wei et al.'s clamp)."""
 
 
 @dataclass(frozen=True)
@@ -96,19 +93,6 @@ def js_divergence(logits: Tensor, others: Tensor) -> Tensor:
     p, q = (functional.log_softmax(scores, 1) for scores in (logits, others))
     mean = torch.logaddexp(p, q) - torch.log(torch.tensor(2.0, dtype=p.dtype))
     return (p.exp() * (p - mean) + q.exp() * (q - mean)).sum(1) / 2
-
-
-def refusal(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return -log(1 - softmax(logits)[label]) for each sample, in nats, (B,): small once the model no longer says `label`.
-
-    Computed from the other logits, so that it and its gradient stay finite at probabilities near 1. Without gradient below `NEGLIGIBLE`.
-
-    >>> round(refusal(torch.zeros(1, 2), torch.tensor([0])).exp().item(), 6)
-    2.0
-    """
-    rest = logits.scatter(1, labels[:, None], -torch.inf).logsumexp(1)
-    loss = logits.logsumexp(1) - rest
-    return torch.where(loss > NEGLIGIBLE, loss, loss.detach())
 
 
 @dataclass(frozen=True, eq=False)

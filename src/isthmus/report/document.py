@@ -33,6 +33,7 @@ def upgraded(held: object) -> object:
 class Entry(BaseModel, frozen=True, extra="forbid"):
     """One model in the report. `attack_success` and `recovery_accuracy` are null where no trigger is known.
 
+    attack_success_all: of all triggered test images, those of the target class included, as published figures count; null in all-to-all.
     per_class: accuracy on the test images of each class, null for a class without any. change: of accuracy, from the best suspect's.
     effectiveness: the defence effectiveness rating [max(0, fall of attack success) - max(0, fall of accuracy) + 1] / 2; 1 is best, 0.5
     is nothing done; the smallest over the suspects in which the trigger works. format: of the weight file, by its content.
@@ -44,6 +45,7 @@ class Entry(BaseModel, frozen=True, extra="forbid"):
     clean_accuracy: RateEntry
     attack_success: RateEntry | None = None
     recovery_accuracy: RateEntry | None = None
+    attack_success_all: RateEntry | None = None
     loss: float | None = None
     seconds: float | None = None
     gradient_evaluations: Count | None = None

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from isthmus._check import InputError, require, unknown
+from isthmus.data import Samples
 from isthmus.models.own import where
 
 if TYPE_CHECKING:
@@ -101,6 +102,16 @@ class Patch:
 def require_images(x: Tensor, what: str) -> None:
     """Raise InputError unless `x` is a batch of images (B, C, H, W)."""
     require(x.ndim == 4, "x", f"be images (B, C, H, W) for {what}", tuple(x.shape))
+
+
+def require_image_samples(samples: Samples, purpose: str) -> None:
+    """Raise InputError unless the samples are images (C, H, W)."""
+    require(
+        samples.is_images,
+        "samples",
+        f"be images (C, H, W) to {purpose}: triggers are changes of images",
+        f"inputs of shape {samples.input_shape}",
+    )
 
 
 def spec_of(kind: str, trigger: Trigger) -> str:

@@ -21,6 +21,7 @@ from isthmus.randomness import seed_of, stream
 from isthmus.rates import Rate
 from isthmus.repair.protocol import Clean
 from isthmus.tampering import Blend, LowFrequency, Patch, Trigger, Warp, apply_trigger
+from isthmus.tampering.triggers import require_image_samples
 from isthmus.training.fit import fit_module
 from isthmus.training.objective import Own
 from isthmus.training.plan import Plan
@@ -169,16 +170,6 @@ def plant(
         before=tuple(_rate(suspect, left.validation) for suspect in suspects),
         took=min(rate.value for rate in success) >= planting.least,
         evaluations=planting.plan.evaluations * len(suspects),
-    )
-
-
-def require_image_samples(samples: Samples, purpose: str) -> None:
-    """Raise InputError unless the samples are images (C, H, W)."""
-    require(
-        samples.is_images,
-        "samples",
-        f"be images (C, H, W) to {purpose}: triggers are changes of images",
-        f"inputs of shape {samples.input_shape}",
     )
 
 

@@ -2,7 +2,7 @@
 
 A backdoor is a change that is small for what it does. Against the median over classes its own class stands out, wherever in pixels, low
 frequencies or a mask it lies; the search asks no more of the attacker than that. Every model has such changes: see
-:mod:`isthmus.repair.triage` for what may be concluded about a model, and :mod:`isthmus.repair.purify` for what is done about them.
+:mod:`isthmus.repair.trust.triage` for what may be concluded about a model, and :mod:`isthmus.repair.purify` for what is done about them.
 """
 
 from collections.abc import Generator, Sequence
@@ -17,8 +17,8 @@ from torch import nn
 from isthmus.data import Samples
 from isthmus.layout import placement
 from isthmus.randomness import seed_of, stream
-from isthmus.repair.families import FAMILIES, Family
-from isthmus.repair.hunt import Found, Ground, Hunt, Search, Target
+from isthmus.repair.triggers.families import FAMILIES, Family
+from isthmus.repair.triggers.hunt import Found, Ground, Hunt, Search, Target
 from isthmus.table import Column, Table
 
 

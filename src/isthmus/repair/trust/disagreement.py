@@ -10,8 +10,8 @@ from isthmus._check import require
 from isthmus.data import Samples
 from isthmus.evaluate import correct, logits
 from isthmus.rates import Paired, Rate, mcnemar
-from isthmus.repair.planted import require_image_samples
 from isthmus.tampering import Trigger, apply_trigger
+from isthmus.tampering.triggers import require_image_samples
 
 
 @dataclass(frozen=True, eq=False)

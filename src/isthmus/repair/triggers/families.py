@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from isthmus._check import require
-from isthmus.repair.candidates import Shift, Stamp, mark
+from isthmus.repair.triggers.candidates import Shift, Stamp, mark
 from isthmus.tampering import Trigger
 from isthmus.tampering.triggers import require_images
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from isthmus._check import require
-from isthmus.repair.masks import SHARES, Channels, Masked, channels_of, prune
+from isthmus.repair.masks.masked import SHARES, Channels, Masked, channels_of, prune
+from isthmus.repair.masks.rounds import Rounds
 from isthmus.repair.protocol import Clean, Repaired
-from isthmus.repair.rounds import Rounds
 from isthmus.training.plan import Plan
 from isthmus.training.session import Session
 

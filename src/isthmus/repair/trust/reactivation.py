@@ -10,11 +10,11 @@ from isthmus.data import Samples
 from isthmus.evaluate import correct, logits
 from isthmus.randomness import seed_of, stream
 from isthmus.rates import Rate
-from isthmus.repair.inverted import ChangeSearch, universal_changes
-from isthmus.repair.planted import require_image_samples
 from isthmus.repair.protocol import Clean
+from isthmus.repair.triggers.inverted import ChangeSearch, universal_changes
 from isthmus.settle import Recalibrate
 from isthmus.tampering import Trigger, apply_trigger, require_target
+from isthmus.tampering.triggers import require_image_samples
 from isthmus.training.fit import fit_module
 from isthmus.training.plan import Plan
 from isthmus.training.posing import triggered

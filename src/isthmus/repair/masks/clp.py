@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from isthmus._check import InputError, require
 from isthmus.data import Samples
 from isthmus.models.pairs import CONVOLUTIONS, Pair
-from isthmus.repair.masks import Channels, Knob, prune, trace_of
+from isthmus.repair.masks.masked import Channels, Knob, prune, trace_of
 from isthmus.repair.protocol import Clean, Repaired
 from isthmus.table import Column
 from isthmus.training.session import Session

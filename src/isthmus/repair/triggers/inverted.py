@@ -2,7 +2,7 @@
 
 All classes are searched together, each on its share of every batch: one evaluation is the gradient of one such batch, whatever the number
 of classes, and comes at the cost of one gradient of a remedy. What is found is a candidate. Every model has universal perturbations, and a
-class that is easy to reach is not a backdoor; see :mod:`isthmus.repair.triage` for what may be concluded.
+class that is easy to reach is not a backdoor; see :mod:`isthmus.repair.trust.triage` for what may be concluded.
 """
 
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ from isthmus.evaluate import checked_forward, correct, logits
 from isthmus.layout import memory_format_for, placement
 from isthmus.randomness import stream
 from isthmus.rates import Rate
-from isthmus.repair.candidates import Candidate, Inversion, Shift, Stamp, anomaly
-from isthmus.repair.planted import require_image_samples
+from isthmus.repair.triggers.candidates import Candidate, Inversion, Shift, Stamp, anomaly
 from isthmus.tampering import Trigger
+from isthmus.tampering.triggers import require_image_samples
 
 
 @dataclass(frozen=True)

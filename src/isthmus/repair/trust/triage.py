@@ -8,9 +8,9 @@ from typing import Literal
 from torch import nn
 
 from isthmus._check import require
-from isthmus.repair.inverted import Inversion, MaskSearch, smallest_masks
-from isthmus.repair.margins import Margins, MarginSearch, class_margins
 from isthmus.repair.protocol import Clean
+from isthmus.repair.triggers.inverted import Inversion, MaskSearch, smallest_masks
+from isthmus.repair.trust.margins import Margins, MarginSearch, class_margins
 
 Verdict = Literal["suspicious", "no evidence found", "inconclusive", "not applicable"]
 

@@ -15,9 +15,9 @@ from isthmus._check import require
 from isthmus.data import Samples
 from isthmus.evaluate import checked_forward
 from isthmus.layout import memory_format_for, placement
-from isthmus.repair.families import Family
-from isthmus.repair.planted import require_image_samples
-from isthmus.repair.sau import refusal
+from isthmus.losses import refusal
+from isthmus.repair.triggers.families import Family
+from isthmus.tampering.triggers import require_image_samples
 
 Target = int | None
 """A class, or None for any class but the right one, which is how all-to-all backdoors show."""
@@ -206,9 +206,13 @@ def _attempt(
 def _ratio(sizes: Tensor, success: Tensor, targets: Sequence[Target], search: Search) -> Tensor:
     """Return sizes over the median of the classes, sought in vain or not; the restarts of one trigger have no others beside them.
 
-    A class that alone can be reached must stand out, so those that cannot count in the median, with the size they were last tried at.
+    A class that alone can be reached must stand out, so those that cannot count in the median, with the size they were last tried at. It
+    was not enough for them: where all others failed, that of the one which did not counts half.
     """
     classes = torch.tensor([target is not None for target in targets], device=sizes.device)
     if len(set(targets)) < 3:
         return torch.ones_like(sizes)
-    return torch.where(success >= search.reached, sizes / sizes[classes].median(), torch.full_like(sizes, inf))
+    worked = success >= search.reached
+    alone = 0.5 if int((worked & classes).sum()) == 1 else 1.0
+    ratio = torch.where(classes, alone, 1.0) * sizes / sizes[classes].median()
+    return torch.where(worked, ratio, torch.full_like(sizes, inf))

@@ -12,8 +12,8 @@ from isthmus.evaluate import correct, logits
 from isthmus.geometry.bridge import Bridge, Settle
 from isthmus.layout import buffers_of, require_same_architecture
 from isthmus.rates import Paired, Rate, mcnemar
-from isthmus.repair.planted import Plant
 from isthmus.repair.protocol import Clean
+from isthmus.repair.trust.planted import Plant
 from isthmus.scan import scan
 from isthmus.table import Column, Table
 

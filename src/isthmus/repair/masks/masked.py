@@ -16,8 +16,8 @@ from isthmus.layout import placement
 from isthmus.models.pairs import Traced, traced
 from isthmus.probes import Clean as CleanProbe
 from isthmus.rates import Rate, hits_of
+from isthmus.repair.masks.rounds import Rounds, Turn
 from isthmus.repair.protocol import Clean
-from isthmus.repair.rounds import Rounds, Turn
 from isthmus.repair.strength import strongest_within
 from isthmus.table import Cell, Column, Table
 
