@@ -1,5 +1,6 @@
 """What the grid says of repairs whose means are known on paper; what is no evidence and what does not compare is left out."""
 
+from dataclasses import replace
 from math import sqrt
 
 import pytest
@@ -57,7 +58,21 @@ def test_a_result_is_what_the_report_says():
     found = Result.read(one, document)
     assert found.before == (Rates(79.0, 95.0, 4.0), Rates(80.0, 90.0, 8.0))
     assert (found.after, found.attack, found.drop) == (Rates(78.0, 2.0, 70.0), 2.0, 2.0)
-    assert (found.effectiveness, found.seconds, found.evaluations) == (90.0, 3.0, 398)
+    assert (found.effectiveness, found.seconds, found.evaluations, found.floor) == (90.0, 3.0, 398, None)
+    assert Result.read(one, document, 1.5).floor == 1.5
+
+
+def test_attack_success_stands_beside_what_an_untampered_model_allows():
+    known = [replace(result("auto", attack, 1.0, seed=k), floor=3.0) for k, attack in enumerate((5.0, 1.0, 6.0))]
+    (row,) = remedies(known).rows()
+    assert row["above_floor"] == pytest.approx(1.0)
+    (row,) = remedies([*known[:2], result("auto", 99.0, 1.0)]).rows()
+    assert row["above_floor"] == pytest.approx(0.0)
+    assert remedies([result("auto", 99.0, 1.0)]).rows()[0]["above_floor"] is None
+    told = claims(known, [one.repair for one in known], known)[0].found
+    assert "the same triggers work on 3.00 % of the images of untampered models" in told
+    held = [*known[:2], result("auto", 6.0, 1.0, seed=2)]
+    assert "untampered" not in claims(held, [one.repair for one in held], held)[0].found
 
 
 @pytest.mark.parametrize(

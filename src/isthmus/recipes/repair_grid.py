@@ -59,7 +59,10 @@ NOTES = (
 def findings(run: Run, scale: str, seeds: int, done: frozenset[str]) -> Findings:
     """Return what the finished cells say, after drawing the frontiers."""
     planned = list(repairs_of(scale, seeds))
-    results = [Result.read(one, _report(run, one.name)) for one in planned if one.name in done]
+    floors = _floors(run, scale, done)
+    results = [
+        Result.read(one, _report(run, one.name), floors.get(one.setting.floor)) for one in planned if one.name in done
+    ]
     evidence = [one for one in results if one.tampered and one.counts]
     kept = compared(evidence)
     models = [
@@ -76,7 +79,7 @@ def findings(run: Run, scale: str, seeds: int, done: frozenset[str]) -> Findings
     alarms = false_alarms(inspected)
     tables = _tables(kept) | {
         FREE: control(compared(one for one in results if not one.tampered)),
-        "Suspects": suspects(models, _floors(run, scale, done)),
+        "Suspects": suspects(models, floors),
         "Triage": triage(inspected),
     }
     return Findings(

@@ -122,6 +122,9 @@ def _target(kept: Sequence[Result], budget: int, lacking: str) -> Claim:
     settings = [one.case[0] for one in own]
     attack, drop = mean_of([one.attack for one in own], settings), mean_of([one.drop for one in own], settings)
     said = f"attack success {attack.text('%')}, fall {drop.text('points')}, cells: {len(own)}, settings: {len(set(settings))}"
+    floors = [one.floor for one in own if one.floor is not None]
+    if len(floors) == len(own):
+        said += f"; the same triggers work on {sum(floors) / len(floors):.2f} % of the images of untampered models"
     holds = attack.value <= most and drop.value <= fall
     return Claim(text, said + lacking, None if lacking else holds)
 

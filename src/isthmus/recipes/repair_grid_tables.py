@@ -42,7 +42,10 @@ class Model:
 
 @dataclass(frozen=True)
 class Result:
-    """One repair. before: the suspects, in the order in which the remedy got them. effectiveness: least DER, in %."""
+    """One repair. before: the suspects, in the order in which the remedy got them. effectiveness: least DER, in %.
+
+    floor: attack success (%) of the same trigger on untampered models, None while it is not known.
+    """
 
     repair: Repair
     before: tuple[Rates, ...]
@@ -50,9 +53,10 @@ class Result:
     effectiveness: float | None
     seconds: float
     evaluations: int
+    floor: float | None = None
 
     @classmethod
-    def read(cls, repair: Repair, document: report.Document) -> "Result":
+    def read(cls, repair: Repair, document: report.Document, floor: float | None = None) -> "Result":
         """Return what a report says."""
         after = document.repaired
         return cls(
@@ -62,6 +66,7 @@ class Result:
             effectiveness=None if after.effectiveness is None else 100 * after.effectiveness,
             seconds=after.seconds or 0.0,
             evaluations=after.gradient_evaluations or 0,
+            floor=floor,
         )
 
     @property
@@ -106,6 +111,14 @@ REMEDIES = (
     Column("cells", about="the same for all remedies of a budget"),
     *_spread("attack_success", "%", "lower", "attack success after the repair"),
     Column("attack_success_worst", "%", "lower", "test", None, "largest of a cell"),
+    Column(
+        "above_floor",
+        "points",
+        "lower",
+        "test",
+        None,
+        "attack success less that of the trigger on untampered models, mean",
+    ),
     *_spread("recovery_accuracy", "%", "higher", "triggered images classified as labelled"),
     *_spread("clean_accuracy", "%", "higher", "accuracy after the repair"),
     *_FALL,
@@ -172,6 +185,8 @@ def remedies(results: Sequence[Result]) -> Table:
         recovered = [one.after.recovery for one in held if one.after.recovery is not None]
         row: Row = {"budget": budget, "remedy": remedy, "cells": len(held)}
         row |= _means("attack_success", attacks) | {"attack_success_worst": max(attacks)}
+        above = [one.attack - one.floor for one in held if one.floor is not None]
+        row["above_floor"] = mean_and_sd(above)[0]
         row |= _means("recovery_accuracy", recovered)
         row |= _means("clean_accuracy", [one.after.accuracy for one in held])
         row |= _means("drop", drops) | {"drop_worst": max(drops)}
