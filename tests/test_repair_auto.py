@@ -88,13 +88,14 @@ def test_of_equally_accurate_suspects_the_least_conspicuous_is_purified(ratios: 
     ratios[:] = [0.1, 0.4]
     done = run(made(margin=1.0), suspects())
     assert done.name == "auto"
-    assert done.note.startswith(
+    assert done.note == "suspect 1, purified gently"
+    assert done.reason.startswith(
         "purified suspect 1, of those accurate enough the one whose smallest trigger is the least"
     )
-    assert "suspect 0: validation accuracy" in done.note
-    assert "mask towards class 1, 0.10 of its family's median" in done.note
+    assert "suspect 0: validation accuracy" in done.reason
+    assert "mask towards class 1, 0.10 of its family's median" in done.reason
     ratios[:] = [0.4, 0.1]
-    assert run(made(margin=1.0), suspects()).note.startswith("purified suspect 0")
+    assert run(made(margin=1.0), suspects()).note == "suspect 0, purified gently"
 
 
 def test_a_less_accurate_suspect_is_left_however_inconspicuous(ratios: list[float]) -> None:
@@ -121,7 +122,8 @@ def test_what_cannot_be_seen_is_doubted(ratios: list[float]) -> None:
     ratios[:] = [0.7, 0.9]
     for models in (suspects(), suspects()[:1]):
         done = run(made(margin=1.0), models)
-        assert done.note.startswith(f"purified suspect {len(models) - 1}")
+        assert done.note == f"suspect {len(models) - 1}, purified gently"
+        assert "gently, because nothing stands out; suspect 0: validation accuracy" in done.reason
         assert any(text.startswith("No trigger stood out: the smallest has 0.") for text in done.warnings)
         assert any("would not be found, nor removed on purpose" in text for text in done.warnings)
 
@@ -155,11 +157,12 @@ def test_what_costs_too_much_accuracy_is_done_again_more_gently(
     monkeypatch.setattr(Purify, "taught", ruinous)
     done = run(made(), suspects()[:1])
     assert calls == [(0.01, 0.5), (0.0025, 0.25)]
-    assert "again at a quarter of the rate and with half as many triggers" in done.note
+    assert "again at a quarter of the rate and with half as many triggers" in done.reason
+    assert done.note == "suspect 0, purified, twice"
     assert done.module is suspects()[0]
     assert done.evaluations == 7 + 7 - 2  # the search, 40 images in batches of 20, once
     calls.clear()
-    assert "again" not in run(made(cost=1.0), suspects()[:1]).note
+    assert "again" not in run(made(cost=1.0), suspects()[:1]).reason
     assert len(calls) == 1
 
 
@@ -192,10 +195,9 @@ def test_inputs_that_are_not_images_take_the_other_remedies() -> None:
     )
     models = [nn.Linear(6, 2).eval() for _ in range(3)]
     for count, name in ((1, "otherwise"), (2, "away"), (3, "otherwise")):
-        assert (
-            run(made(), models[:count], clean).note
-            == f"{name}, because triggers are sought in images only: its own note"
-        )
+        done = run(made(), models[:count], clean)
+        assert done.note == f"{name}: its own note"
+        assert done.reason == f"{name}, because triggers are sought in images only"
 
 
 def test_a_repair_that_cost_accuracy_says_so() -> None:
@@ -211,6 +213,6 @@ def test_the_whole_of_it_on_digits_touches_nothing_and_repeats() -> None:
     with untouched(*suspects()):
         one = run(made(), suspects())
     two = run(made(), suspects())
-    assert one.note == two.note
+    assert (one.note, one.reason) == (two.note, two.reason)
     for a, b in zip(one.module.parameters(), two.module.parameters(), strict=True):
         assert torch.equal(a, b)

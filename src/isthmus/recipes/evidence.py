@@ -166,7 +166,7 @@ def _method(recipe: RepairRecipe, main: Repaired) -> report.Method:
     )
     if main.history is not None:
         settings["plan"] = main.history.meta["plan"]
-    rule = (main.note or "nothing to choose") if main.choice is None else main.choice.rule
+    rule = (main.reason or main.note or "nothing to choose") if main.choice is None else main.choice.rule
     return report.Method(name=main.name, description=METHODS[recipe.method].about, rule=rule, settings=settings)
 
 

@@ -34,7 +34,7 @@ class Auto:
     standard errors of a paired difference, the purification is made again, weaker, for half a budget more: an architecture may not bear
     the first rate. Other inputs than images have no triggers that could be sought: `away` for two suspects, `otherwise` for others.
 
-    Each remedy is made for the whole budget. What was chosen, and why, is in the note; what a reader should doubt, in the warnings.
+    Each remedy is made for the whole budget. What was chosen is in the note, why in the reason, what a reader should doubt in the warnings.
     """
 
     purify: Purify
@@ -60,18 +60,22 @@ class Auto:
         own, spent = (round(images / self.purify.plan.batch_size) for images in _images(surveys, chosen))
         remedy, case = self._remedy(_least(found)), (suspects[chosen], found, clean)
         done = remedy.taught(*case, seed=seed, session=session)
-        note = _chosen(chosen, len(suspects))
+        note, reason = f"suspect {chosen}, purified", _chosen(chosen, len(suspects))
+        if remedy is not self.purify:
+            note, reason = f"{note} gently", f"{reason}, gently, because nothing stands out"
         if _costly(before[chosen], _right(done.module, clean), self.cost):
             second = _gentler(remedy).taught(*case, seed=seed, session=session.part("again"))
             done = replace(second, evaluations=done.evaluations + second.evaluations - own)
-            note += ", again at a quarter of the rate and with half as many triggers, because the first time cost too much accuracy"
+            note += ", twice"
+            reason += ", again at a quarter of the rate and with half as many triggers, because the first time cost too much accuracy"
         after = Rate.of(_right(done.module, clean))
         return replace(
             done,
             name=self.name,
             seconds=perf_counter() - began,
             evaluations=done.evaluations - own + spent,
-            note=f"{note}; {_evidence(rates, surveys)}; validation accuracy after: {100 * after.value:.1f} %",
+            note=note,
+            reason=f"{reason}; {_evidence(rates, surveys)}; validation accuracy after: {100 * after.value:.1f} %",
             warnings=(*done.warnings, *_doubts(base, after, _least(found))),
         )
 
@@ -82,7 +86,7 @@ class Auto:
         return replace(self.purify, doubt=replace(self.purify.doubt, share=self.gently, rounds=1))
 
     def _named(self, done: Repaired, remedy: Repair, why: str) -> Repaired:
-        return replace(done, name=self.name, note=f"{remedy.name}, because {why}: {done.note}")
+        return replace(done, name=self.name, note=f"{remedy.name}: {done.note}", reason=f"{remedy.name}, because {why}")
 
 
 def _right(module: nn.Module, clean: Clean) -> Tensor:

@@ -31,7 +31,10 @@ class Clean:
 
 @dataclass(frozen=True)
 class Repaired:
-    """What a remedy returns. bridge, table and choice are those of a path; None for remedies that do not search."""
+    """What a remedy returns. bridge, table and choice are those of a path; None for remedies that do not search.
+
+    note: a few words for a table. reason: why it was done so, in sentences, where that is more than the note.
+    """
 
     name: str
     module: nn.Module
@@ -43,6 +46,7 @@ class Repaired:
     choice: Choice | None = None
     history: Table | None = None
     warnings: tuple[str, ...] = field(default=())
+    reason: str = ""
 
 
 class Repair(Protocol):
