@@ -1,6 +1,7 @@
 """What purification shows its student: which images carry a trigger, which one, and how strong."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import inf
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from isthmus.repair import purify
 from isthmus.repair.purify import Doubt, Triggered
 from isthmus.repair.triggers.families import Family, times
-from isthmus.repair.triggers.smallest import Found
+from isthmus.repair.triggers.hunt import Found
 from isthmus.tampering import Trigger
 
 
@@ -86,16 +87,22 @@ def test_each_is_shown_at_a_strength_drawn_from_the_range() -> None:
 
 
 def test_what_each_trigger_weighs() -> None:
-    """Two of five weigh by ratio^-2, each shared by its restarts; the first search shares the rest."""
-    first = (found_of(Paint(), [0.1, 0.2]), found_of(Paint(), [0.3]))
-    more = (found_of(Paint(), [0.4, 0.5]), found_of(Paint(), [0.6, 0.7]))
+    """By ratio^-power, shared by all that were found of one kind, in the first search, from other starts and in the student."""
+    a, b = Paint(name="a"), Paint(name="b")
+    first = (rated(found_of(a, [0.1, 0.2]), [0.5, 1.0]), rated(found_of(b, [0.3]), [2.0]))
+    again = Found(a, torch.tensor([[0.4], [0.5]]), (0, 0), torch.ones(2), torch.ones(2), torch.ones(2), 7, 0.0)
 
-    def weights(ratios: list[float], rest: float) -> list[float]:
-        return purify._weights(first, more, ratios, Doubt(rest=rest)).tolist()  # pyright: ignore[reportPrivateUsage]
+    def weights(found: tuple[Found, ...], more: tuple[Found, ...], power: float) -> list[float]:
+        return purify._weights(found, more, power).tolist()  # pyright: ignore[reportPrivateUsage]
 
-    own = 0.9 * 4 / 5 / 2  # ratios 0.5 and 1: 4 to 1
-    assert weights([0.5, 1.0], 0.1) == pytest.approx([0.1 / 3] * 3 + [own, own] + [own / 4] * 2)
-    assert weights([0.5, 1.0], 1.0) == pytest.approx([1 / 3] * 3 + [0] * 4)
-    assert weights([0.5, 0.5], 0.0) == pytest.approx([0] * 3 + [0.25] * 4)
-    floor = (1 / 0.03) ** 2  # nothing weighs more than a ratio of 0.03
-    assert weights([0.0, 1.0], 0.0)[3] == pytest.approx(floor / (floor + 1) / 2)
+    assert weights(first, (again,), 2.0) == pytest.approx([w / 5.25 for w in (4 / 3, 1, 0.25, 4 / 3, 4 / 3)])
+    assert weights(first, (again, again), 0.0) == pytest.approx([w / 3 for w in (0.2, 1, 1, 0.2, 0.2, 0.2, 0.2)])
+    assert weights(first, (), 1.0) == pytest.approx([w / 3.5 for w in (2, 1, 0.5)])
+    ends = (
+        rated(found_of(a, [0.1, 0.2]), [0.0, inf]),
+    )  # nothing weighs more than a ratio of 0.03, nor less than one of 10
+    assert weights(ends, (), 1.0) == pytest.approx([(1 / 0.03) / (1 / 0.03 + 0.1), 0.1 / (1 / 0.03 + 0.1)])
+
+
+def rated(found: Found, ratios: list[float]) -> Found:
+    return replace(found, ratio=torch.tensor(ratios))
