@@ -1,7 +1,8 @@
 """`Auto`: the suspect it starts from, the remedy it takes, and what it says of both."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import inf
 
 import pytest
 import torch
@@ -141,6 +142,12 @@ def test_where_nothing_stands_out_few_triggers_are_shown(ratios: list[float], mo
         ratios[:] = [least, least]
         run(made(gently=0.2), suspects()[:1])
     assert shares == [(0.5, 3), (0.2, 1)]
+
+
+def test_a_trigger_towards_any_wrong_class_stands_out_sooner() -> None:
+    for target, ratio, expected in ((2, 0.4, 0.4), (None, 0.4, 0.3), (None, inf, 1.0)):
+        one = replace(found(0.7), targets=(0, 1, target), ratio=torch.tensor([1.0, 1.2, ratio]))
+        assert module._least((one,)) == pytest.approx(min(expected, 1.0))  # pyright: ignore[reportPrivateUsage]
 
 
 def test_what_costs_too_much_accuracy_is_done_again_more_gently(

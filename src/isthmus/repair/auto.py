@@ -18,8 +18,9 @@ from isthmus.repair.triggers.hunt import Found
 from isthmus.repair.triggers.smallest import Survey, anomalous
 from isthmus.training.session import Session
 
-CONSPICUOUS = 0.28
-"""A trigger above this share of its family's median size does not stand out: the search cannot say what to unlearn."""
+CONSPICUOUS, ANY = 0.3, 0.75
+"""A trigger above this share of its family's median size does not stand out: the search cannot say what to unlearn. One towards any wrong
+class counts so many times its share: untampered networks have class triggers about as small, but none towards any class."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,9 @@ def _images(surveys: Sequence[Survey], chosen: int) -> tuple[int, int]:
 
 
 def _least(found: Sequence[Found]) -> float:
-    return anomalous(found, 1)[0][0]
+    """Return how conspicuous the most conspicuous trigger is: its share of its family's median size."""
+    every = anomalous(found, sum(len(one.targets) for one in found))
+    return min(ratio * (ANY if target is None else 1) for ratio, _, target in every)
 
 
 def _choice(rates: Sequence[Rate], ratios: Sequence[float], margin: float) -> int:
