@@ -29,11 +29,12 @@ class Auto:
 
     Images: the smallest triggers of every suspect are sought for one round. Of the suspects whose validation accuracy is within the larger
     of `margin` and one standard error of the best one's, that with the least conspicuous smallest trigger (the largest ratio to its
-    family's median) is searched to the end and purified (:class:`isthmus.repair.purify.Purify`); where nothing stands out in it `gently`,
-    with triggers on that share of the images and in one part: what is small for a class of itself is unlearned at a cost in accuracy, and
-    a backdoor that is no smaller needs only a few of them. Where validation accuracy falls by more than the larger of `cost` and two
-    standard errors of a paired difference, the purification is made again, weaker, for half a budget more: an architecture may not bear
-    the first rate. Other inputs than images have no triggers that could be sought: `away` for two suspects, `otherwise` for others.
+    family's median) is searched to the end and purified (:class:`isthmus.repair.purify.Purify`). Where nothing stands out in any suspect
+    it is done `gently`, with triggers on that share of the images and in one part: what is small for a class of itself is unlearned at a
+    cost in accuracy, and a backdoor that is no smaller needs only a few of them. Where validation accuracy falls by more than the larger
+    of `cost` and two standard errors of a paired difference, the purification is made again, weaker, for half a budget more: an
+    architecture may not bear the first rate. Other inputs than images have no triggers that could be sought: `away` for two suspects,
+    `otherwise` for others.
 
     Each remedy is made for the whole budget. What was chosen is in the note, why in the reason, what a reader should doubt in the warnings.
     """
@@ -59,7 +60,8 @@ class Auto:
         chosen = _choice(rates, [_least(survey.found) for survey in surveys], self.margin)
         found, base = surveys[chosen].finished(), rates[chosen]
         own, spent = (round(images / self.purify.plan.batch_size) for images in _images(surveys, chosen))
-        remedy, case = self._remedy(_least(found)), (suspects[chosen], found, clean)
+        least = min(_least(one) for one in (found, *(survey.found for survey in surveys)))
+        remedy, case = self._remedy(least), (suspects[chosen], found, clean)
         done = remedy.taught(*case, seed=seed, session=session)
         note, reason = f"suspect {chosen}, purified", _chosen(chosen, len(suspects))
         if remedy is not self.purify:
@@ -77,7 +79,7 @@ class Auto:
             evaluations=done.evaluations - own + spent,
             note=note,
             reason=f"{reason}; {_evidence(rates, surveys)}; validation accuracy after: {100 * after.value:.1f} %",
-            warnings=(*done.warnings, *_doubts(base, after, _least(found))),
+            warnings=(*done.warnings, *_doubts(base, after, least)),
         )
 
     def _remedy(self, least: float) -> Purify:
