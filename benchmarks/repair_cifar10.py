@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from isthmus.rates import spread
+from isthmus.recipes.cells import WHOLE
 from isthmus.report import Document, Entry, read_report
 
 IMAGES, SEEDS = (2500, 500, 250, 50), (0, 1, 2)
@@ -35,11 +36,7 @@ def isthmus(*arguments: object) -> None:
 def finished(folder: Path) -> bool:
     """Return whether the run in a folder has ended."""
     manifest = folder / "manifest.json"
-    return manifest.exists() and json.loads(manifest.read_text())["status"] in (
-        "done",
-        "criteria_not_met",
-        "inconclusive",
-    )
+    return manifest.exists() and json.loads(manifest.read_text())["status"] in WHOLE
 
 
 def go_on(folder: Path) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from isthmus.recipes.cells import WHOLE
 from isthmus.report import Document, Entry, read_report
 
 CLEAN, EVALUATIONS, BATCH, TEST = (500, 50), 400, 128, 5000
@@ -80,8 +81,7 @@ def folder_of(out: Path, one: Stranger, clean: int) -> Path:
 def finished(folder: Path) -> bool:
     """Return whether the run in a folder has ended."""
     manifest = folder / "manifest.json"
-    ended = ("done", "criteria_not_met", "inconclusive")
-    return manifest.exists() and json.loads(manifest.read_text())["status"] in ended
+    return manifest.exists() and json.loads(manifest.read_text())["status"] in WHOLE
 
 
 def repair(models: Path, out: Path, one: Stranger, clean: int, threads: int) -> None:

@@ -110,6 +110,7 @@ def test_it_is_its_parts_put_together() -> None:
     assert table.frame.equals(table_of(found, 60).frame)
     assert history is not None
     assert history.frame["loss"].tolist() == losses
+    assert history.meta["plan"] == PLAN.model_dump(mode="json")
     assert history.frame["step"].tolist() == sorted(set(history.frame["step"].tolist()))
     assert plain().seconds > 0
     given = PURIFY.taught(suspect, found, trusted(), seed=3, session=Session())

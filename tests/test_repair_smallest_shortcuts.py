@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from contracts.modules import untouched
 from isthmus.data import Samples
 from isthmus.repair.triggers.families import Mask
-from isthmus.repair.triggers.smallest import Found, Search, anomalous, smallest_triggers
+from isthmus.repair.triggers.hunt import Found, Search
+from isthmus.repair.triggers.smallest import anomalous, smallest_triggers
 
 
 def banded(classes: int, *, first: int = 0, low: float, high: float) -> Samples:

@@ -34,7 +34,7 @@ NOTES = (
     "BatchNorm statistics along the path are recomputed on the clean images of the repair, not as published on the whole training set.",
     "Published figures are those of another network (VGG16) trained to the end, quoted from memory: they are beside, not a target.",
     "Every remedy takes as many gradients as the others at most. `sharp-path` and `auto` are ours and no part of the paper.",
-    "Error injection: four test images sent to wrong labels by gradient descent on one tensor, 996 others kept; one that survives is 25 %.",
+    "Error injection: four test images sent to wrong labels by gradient descent on one tensor, others kept; one that survives is 25 %.",
 )
 
 

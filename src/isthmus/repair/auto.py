@@ -53,13 +53,13 @@ class Auto:
             remedy = self.away if len(suspects) == 2 else self.otherwise
             done = remedy(suspects, clean, seed=seed, session=session)
             return self._named(done, remedy, "triggers are sought in images only")
-        began, search = perf_counter(), self.purify.search
+        began, search, batch = perf_counter(), self.purify.search, self.purify.plan.batch_size
         surveys = [Survey.begun(m, clean.train, search, seed=seed_of(seed, "search")) for m in suspects]
         before = [_right(module, clean) for module in suspects]
         rates = [Rate.of(right) for right in before]
         chosen = _choice(rates, [_least(survey.found) for survey in surveys], self.margin)
         found, base = surveys[chosen].finished(), rates[chosen]
-        own, spent = (round(images / self.purify.plan.batch_size) for images in _images(surveys, chosen))
+        own, spent = (round(n / batch) for n in (surveys[chosen].images, sum(one.images for one in surveys)))
         least = min(_least(one) for one in (found, *(survey.found for survey in surveys)))
         remedy, case = self._remedy(least), (suspects[chosen], found, clean)
         done = remedy.taught(*case, seed=seed, session=session)
@@ -112,15 +112,10 @@ def _costly(before: Tensor, after: Tensor, cost: float) -> bool:
     return fall > max(cost * pairs.n, 2 * sqrt(either))
 
 
-def _images(surveys: Sequence[Survey], chosen: int) -> tuple[int, int]:
-    """Return the gradients of one image that the search of the chosen suspect took, and all of them together."""
-    return surveys[chosen].images, sum(survey.images for survey in surveys)
-
-
 def _least(found: Sequence[Found]) -> float:
     """Return how conspicuous the most conspicuous trigger is: its share of its family's median size."""
-    every = anomalous(found, sum(len(one.targets) for one in found))
-    return min(ratio * (ANY if target is None else 1) for ratio, _, target in every)
+    pairs = ((ratio, target) for one in found for ratio, target in zip(one.ratio.tolist(), one.targets, strict=True))
+    return min(ratio * (ANY if target is None else 1) for ratio, target in pairs)
 
 
 def _choice(rates: Sequence[Rate], ratios: Sequence[float], margin: float) -> int:

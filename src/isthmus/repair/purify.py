@@ -148,7 +148,7 @@ class Purify:
             evaluations=self.plan.evaluations + spent,
             note=f"smallest trigger: {told(suspected[0])}",
             table=table_of(found, len(samples)),
-            history=_joined(histories, parts),
+            history=_joined(histories, parts, self.plan),
         )
 
 
@@ -176,10 +176,11 @@ def _parts(steps: int, count: int) -> list[int]:
     return [steps // count + (k < steps % count) for k in range(count)]
 
 
-def _joined(histories: Sequence[Table], parts: Sequence[int]) -> Table:
-    """Return the histories of the parts as one, steps counted from the first part's."""
+def _joined(histories: Sequence[Table], parts: Sequence[int], plan: Plan) -> Table:
+    """Return the histories of the parts as that of the whole `plan`, steps counted from the first part's."""
     frames = [one.frame.assign(step=one.frame["step"] + sum(parts[:k])) for k, one in enumerate(histories)]
-    return Table(pd.concat(frames, ignore_index=True), histories[-1].columns, histories[-1].meta)
+    meta = {**histories[-1].meta, "plan": plan.model_dump(mode="json")}
+    return Table(pd.concat(frames, ignore_index=True), histories[-1].columns, meta)
 
 
 def _weights(found: Sequence[Found], more: Sequence[Found], power: float) -> Tensor:
