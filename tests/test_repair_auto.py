@@ -130,18 +130,18 @@ def test_what_cannot_be_seen_is_doubted(ratios: list[float]) -> None:
 
 
 def test_where_nothing_stands_out_few_triggers_are_shown(ratios: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    shares: list[tuple[float, int]] = []
+    shown: list[tuple[float, int, float]] = []
     taught = Purify.taught
 
     def seen(self: Purify, *args: object, **settings: object) -> Repaired:
-        shares.append((self.doubt.share, self.doubt.rounds))
+        shown.append((self.doubt.share, self.doubt.rounds, self.plan.learning_rate))
         return taught(self, *args, **settings)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Purify, "taught", seen)
     for least in (0.2, 0.7):
         ratios[:] = [least, least]
-        run(made(gently=0.2), suspects()[:1])
-    assert shares == [(0.5, 3), (0.2, 1)]
+        run(made(gently=0.2, faster=3.0), suspects()[:1])
+    assert shown == [(0.5, 3, 0.01), (0.2, 1, pytest.approx(0.03))]
 
 
 def test_a_trigger_towards_any_wrong_class_stands_out_sooner() -> None:

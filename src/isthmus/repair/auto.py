@@ -30,8 +30,9 @@ class Auto:
     Images: the smallest triggers of every suspect are sought for one round. Of the suspects whose validation accuracy is within the larger
     of `margin` and one standard error of the best one's, that with the least conspicuous smallest trigger (the largest ratio to its
     family's median) is searched to the end and purified (:class:`isthmus.repair.purify.Purify`). Where nothing stands out in any suspect
-    it is done `gently`, with triggers on that share of the images and in one part: what is small for a class of itself is unlearned at a
-    cost in accuracy, and a backdoor that is no smaller needs only a few of them. Where validation accuracy falls by more than the larger
+    it is done `gently`, with triggers on that share of the images, in one part and at `faster` times the rate: what is small for a class of
+    itself is unlearned at a cost in accuracy that grows with that share and hardly with the rate, and a backdoor that is no smaller than it
+    goes sooner at the higher rate. Where validation accuracy falls by more than the larger
     of `cost` and two standard errors of a paired difference, the purification is made again, weaker, for half a budget more: an
     architecture may not bear the first rate. Other inputs than images have no triggers that could be sought: `away` for two suspects,
     `otherwise` for others.
@@ -44,6 +45,7 @@ class Auto:
     otherwise: Repair
     margin: float = 0.02
     gently: float = 0.1
+    faster: float = 2.5
     cost: float = 0.05
     name: str = "auto"
 
@@ -86,7 +88,8 @@ class Auto:
         """Return the remedy; where nothing stands out it shows few triggers, because those found belong to the classes themselves."""
         if least <= CONSPICUOUS:
             return self.purify
-        return replace(self.purify, doubt=replace(self.purify.doubt, share=self.gently, rounds=1))
+        plan = self.purify.plan.model_copy(update={"learning_rate": self.faster * self.purify.plan.learning_rate})
+        return replace(self.purify, plan=plan, doubt=replace(self.purify.doubt, share=self.gently, rounds=1))
 
     def _named(self, done: Repaired, remedy: Repair, why: str) -> Repaired:
         return replace(done, name=self.name, note=f"{remedy.name}: {done.note}", reason=f"{remedy.name}, because {why}")
