@@ -20,7 +20,15 @@ from contracts.modules import (
     untouched,
 )
 from isthmus._check import InputError
-from isthmus.layout import Bound, Layout, buffers_of, load_buffers, memory_format_for, require_same_architecture
+from isthmus.layout import (
+    Bound,
+    Layout,
+    arranged,
+    buffers_of,
+    load_buffers,
+    memory_format_for,
+    require_same_architecture,
+)
 
 
 def batch(*, count: int = 6, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
@@ -252,9 +260,9 @@ def test_same_architecture_passes_and_differences_are_named() -> None:
 class Viewing(nn.Module):
     """Flattens by `view`, which a channels-last tensor refuses."""
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int = 3) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.conv = nn.Conv2d(channels, 4, 3, padding=1)
         self.drop = nn.Dropout(0.5)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -269,9 +277,21 @@ def test_memory_format_is_tried() -> None:
     with untouched(viewing, odd):
         assert memory_format_for(viewing, x) == torch.contiguous_format
         assert memory_format_for(odd, x) == torch.channels_last
+    assert memory_format_for(Viewing(1), x[:, :1]) == torch.contiguous_format
     assert memory_format_for(nn.Linear(8, 2), x) == torch.contiguous_format
     assert memory_format_for(odd, x[0]) == torch.contiguous_format
     assert memory_format_for(odd, x[:, :2]) == torch.contiguous_format  # refuses the input in any order
+
+
+def test_weights_follow_the_order_that_the_module_takes() -> None:
+    viewing, plain = Viewing(1), nn.Sequential(nn.Conv2d(1, 4, 3), nn.MaxPool2d(2))
+    x = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    expected = plain(x)
+    assert not expected.is_contiguous(memory_format=torch.channels_last)
+    assert (arranged(viewing, x), arranged(plain, x)) == (torch.contiguous_format, torch.channels_last)
+    assert viewing(x).shape == (2, 256)
+    assert plain(x).is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(plain(x), expected)
 
 
 def test_the_contract_sees_a_gradient_that_is_not_collected(monkeypatch: pytest.MonkeyPatch) -> None:

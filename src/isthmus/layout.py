@@ -9,6 +9,7 @@ from math import prod
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from isthmus._check import InputError
 
@@ -208,17 +209,33 @@ def placement(module: nn.Module) -> tuple[torch.device, torch.dtype]:
 def memory_format_for(module: nn.Module, x: Tensor) -> torch.memory_format:
     """Return channels_last where `module` has convolutions and takes such an input, else the contiguous format.
 
-    Convolutions on CPU and GPU are faster in it, but a module whose forward uses `view` may refuse it: tried on `x`, in eval mode.
+    Convolutions on CPU and GPU are faster in it, but a module whose forward uses `view` may refuse it: tried on `x`, in eval mode, with
+    the weights in that order as well, because inputs of one channel take the order of the weights.
     """
-    if x.ndim != 4 or not any(p.ndim == 4 for p in module.parameters()):
+    weights = {
+        name: p.clone(memory_format=torch.channels_last) for name, p in module.named_parameters() if p.ndim == 4
+    }
+    if x.ndim != 4 or not weights:
         return torch.contiguous_format
     modes = {m: m.training for m in module.modules()}
     try:
         with torch.no_grad():
-            module.eval()(x[:1].contiguous(memory_format=torch.channels_last))
+            functional_call(module.eval(), weights, (x[:1].contiguous(memory_format=torch.channels_last),))
     except RuntimeError:
         return torch.contiguous_format
     finally:
         for m, mode in modes.items():
             m.training = mode
     return torch.channels_last
+
+
+def arranged(module: nn.Module, x: Tensor) -> torch.memory_format:
+    """Return :func:`memory_format_for` and put the module's own weights into that order, in place.
+
+    Inputs of one channel say nothing about their order, and a convolution then goes by its weights: without this the whole network runs
+    in the slow one.
+    """
+    order = memory_format_for(module, x)
+    if order == torch.channels_last:
+        module.to(memory_format=order)  # pyright: ignore[reportCallIssue]
+    return order

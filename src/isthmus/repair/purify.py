@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from isthmus._check import require
+from isthmus.layout import arranged, placement
 from isthmus.randomness import seed_of
 from isthmus.repair.protocol import Clean, Repaired
 from isthmus.repair.triggers.families import FAMILIES, Family
@@ -125,6 +126,7 @@ class Purify:
         hunts = hunted(suspect, samples, wanted, self.search, restarts=self.doubt.restarts, seed=again)
         more = tuple(hunt.found(self.search) for hunt in hunts)
         teacher, student, histories = deepcopy(suspect).eval().requires_grad_(False), suspect, list[Table]()
+        arranged(teacher, samples.inputs(torch.arange(1)).to(*placement(teacher)))
         parts = _parts(self.plan.steps, self.doubt.rounds)
         for k, steps in enumerate(parts):
             if k > 0:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from isthmus._check import InputError
 from isthmus.data import Samples
 from isthmus.files import digest
-from isthmus.layout import buffers_of, load_buffers, memory_format_for, placement
+from isthmus.layout import arranged, buffers_of, load_buffers, placement
 from isthmus.randomness import seed_of, stream
 from isthmus.table import Table
 from isthmus.training.checkpoint import Checkpoint
@@ -49,9 +49,7 @@ class Rounds:
             self.fabric = own or Fabric(accelerator="auto", devices=1, precision=self.plan.precision)
             self.module = deepcopy(self.module).to(self.fabric.device)
             first = self.samples.inputs(torch.arange(1)).to(*placement(self.module))
-            self.format = memory_format_for(self.module, first)
-        if self.format == torch.channels_last:
-            self.module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+            self.format = arranged(self.module, first)
         self.module.train()
         self.order = Order(len(self.samples), self.plan.batch_size, self.seed)
 

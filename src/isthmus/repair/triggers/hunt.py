@@ -14,7 +14,7 @@ from torch.nn import functional
 from isthmus._check import require
 from isthmus.data import Samples
 from isthmus.evaluate import checked_forward
-from isthmus.layout import memory_format_for, placement
+from isthmus.layout import arranged, placement
 from isthmus.losses import refusal
 from isthmus.repair.triggers.families import Family
 from isthmus.tampering.triggers import require_image_samples
@@ -96,7 +96,7 @@ class Ground:
         own = deepcopy(model).eval().requires_grad_(False)
         device, dtype = placement(own)
         x = samples.inputs().to(device, dtype)
-        order = memory_format_for(own, x[:1])
+        order = arranged(own, x[:1])
         checked_forward(own, x[:1].contiguous(memory_format=order), samples.num_classes)
         return cls(own, x, samples.y.to(device), samples.num_classes, order, precision)
 

@@ -17,7 +17,7 @@ from torch.nn import functional
 from isthmus._check import require
 from isthmus.data import Samples
 from isthmus.evaluate import checked_forward, correct, logits
-from isthmus.layout import memory_format_for, placement
+from isthmus.layout import arranged, placement
 from isthmus.randomness import stream
 from isthmus.rates import Rate
 from isthmus.repair.triggers.candidates import Candidate, Inversion, Shift, Stamp, anomaly
@@ -177,7 +177,7 @@ class _Ground:
         device, dtype = placement(own)
         x = samples.inputs().to(device, dtype)
         pools = tuple((samples.y != target).nonzero().flatten().cpu() for target in wanted)
-        order = memory_format_for(own, x[:1])
+        order = arranged(own, x[:1])
         checked_forward(own, x[:1].contiguous(memory_format=order), samples.num_classes)
         return cls(own, x, held_out, wanted, pools, batch_size // len(wanted), order)
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from isthmus._check import require
 from isthmus.evaluate import checked_forward
-from isthmus.layout import memory_format_for, placement
+from isthmus.layout import arranged, placement
 from isthmus.losses import margin
 from isthmus.randomness import stream
 
@@ -71,7 +71,7 @@ def class_margins(
     device, dtype = placement(own)
     count = num_classes * search.images
     x = torch.rand(count, *input_shape, generator=stream(seed, "margins")).to(device, dtype)
-    order = memory_format_for(own, x[:1])
+    order = arranged(own, x[:1])
     checked_forward(own, x[:1].contiguous(memory_format=order), num_classes)
     x = x.contiguous(memory_format=order)
     labels = torch.arange(num_classes, device=device).repeat_interleave(search.images)
