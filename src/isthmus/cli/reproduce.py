@@ -22,6 +22,12 @@ isthmus reproduce repair-grid --only 'auto-cifar10-*' --only 'fine-tune-cifar10-
 """
 
 
+def _adaptive_attackers() -> "Study":
+    from isthmus.recipes.adaptive_attackers import ADAPTIVE_ATTACKERS
+
+    return ADAPTIVE_ATTACKERS
+
+
 def _evasion() -> "Study":
     from isthmus.recipes.evasion import EVASION
 
@@ -53,6 +59,7 @@ def _sharpening() -> "Study":
 
 
 STUDIES: dict[str, Callable[[], "Study"]] = {
+    "adaptive-attackers": _adaptive_attackers,
     "evasion": _evasion,
     "path-repair": _path_repair,
     "repair-grid": _repair_grid,
@@ -65,8 +72,9 @@ def reproduce(  # noqa: PLR0913  one parameter for each option
     name: Annotated[
         str,
         typer.Argument(
-            metavar="evasion|path-repair|repair-grid|scheduling|sharpening",
-            help="evasion: robustness and curvature along paths (Zhao et al. 2020). "
+            metavar="adaptive-attackers|evasion|path-repair|repair-grid|scheduling|sharpening",
+            help="adaptive-attackers: remedies against attackers who know them. "
+            "evasion: robustness and curvature along paths (Zhao et al. 2020). "
             "path-repair: paths against their baselines (Zhao et al. 2020). "
             "repair-grid: remedies against attacks, by clean images. "
             "scheduling: adversarial training with scheduled budgets (Liu et al. 2020). "

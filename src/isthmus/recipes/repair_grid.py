@@ -29,6 +29,7 @@ from isthmus.recipes.repair_grid_tables import (
     grouped,
     remedies,
     suspects,
+    unused,
 )
 from isthmus.recipes.repair_grid_triage import Inspected, false_alarms, triage
 from isthmus.recipes.study import Findings, Study, mean_and_sd, output_of
@@ -95,20 +96,7 @@ def left_out(scale: str, results: Sequence[Result], kept: Sequence[Result]) -> l
     found: list[str] = []
     if unknown := remedies_of(scale)[1]:
         found.append(f"Not run, because there is no such remedy in this version: {', '.join(unknown)}.")
-    weak = {one.case: one.before[0] for one in results if one.tampered and not one.counts}
-    if weak:
-        lines = [
-            f"{setting}, seed {seed} (attack success {rates.attack or 0:.1f} %, accuracy {rates.accuracy:.1f} %)"
-            for (setting, seed), rates in weak.items()
-        ]
-        found.append(f"Dropped, because the first suspect is no evidence: {'; '.join(lines)}.")
-    used = {one.repair.name for one in kept}
-    spare = [one.repair for one in results if one.tampered and one.counts and one.repair.name not in used]
-    if spare:
-        counts = {remedy: len(held) for remedy, held in grouped(spare, lambda one: one.remedy).items()}
-        lines = [f"{remedy} {count}" for remedy, count in counts.items()]
-        found.append(f"Finished, but of cells that other remedies have not finished: {', '.join(lines)}.")
-    return found
+    return found + unused(results, kept)
 
 
 def _tables(kept: Sequence[Result]) -> dict[str, Table]:
@@ -165,10 +153,7 @@ def _floors(run: Run, scale: str, done: frozenset[str]) -> dict[tuple[str, str, 
 
 def _rates(run: Run, cell: str) -> Rates:
     record = Trained.model_validate(read_json(output_of(run, cell, "metrics.json")))
-    held = (record.clean_accuracy, record.attack_success, record.recovery_accuracy)
-    accuracy, attack, recovery = (None if rate is None else 100 * float(rate["value"]) for rate in held)
-    assert accuracy is not None
-    return Rates(accuracy, attack, recovery)
+    return Rates.recorded(record.clean_accuracy, record.attack_success, record.recovery_accuracy)
 
 
 def _report(run: Run, cell: str) -> report.Document:

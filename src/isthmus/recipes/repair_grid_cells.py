@@ -75,7 +75,7 @@ def cells(scale: str, seeds: int) -> tuple[tuple[Cell, ...], ...]:
         tuple(trained_cell(setting, k) for setting, k in trained),
         (
             *(Cell(f"floor-{one.name}", _floor(size, one)) for one in floors_of(scale)),
-            *(Cell(one.name, _repair(size, one)) for one in repairs_of(scale, seeds)),
+            *(Cell(one.name, repair_recipe(size, one)) for one in repairs_of(scale, seeds)),
             *(Cell(f"inspect-{name(one, k)}", _inspect(one, k)) for one, k in inspected_of(scale)),
         ),
     )
@@ -154,8 +154,11 @@ def trained_cell(setting: Setting, k: int) -> Cell:
     return Cell(name(setting, k), recipe)
 
 
-def _repair(scale: Scale, repair: Repair) -> RepairRecipe:
-    """Return the recipe; untampered models are measured with the block's first trigger, a small patch that hardly hides anything."""
+def repair_recipe(scale: Scale, repair: Repair) -> RepairRecipe:
+    """Return the recipe of a repair of both suspects of its setting.
+
+    Untampered models are measured with the block's first trigger, a small patch that hardly hides anything.
+    """
     block = repair.setting.block
     threat = repair.setting.threat or block.threats[0]
     order = [(repair.seed + k) % SUSPECTS for k in range(SUSPECTS)]
@@ -187,7 +190,7 @@ def _floor(scale: Scale, setting: Setting) -> RepairRecipe:
     untampered = Repair(Setting(setting.block), "average", scale.budgets[-1], 0)
     assert setting.threat is not None
     given = {"trigger": setting.threat.trigger, "target": setting.threat.target}
-    return _repair(scale, untampered).model_copy(update=given)
+    return repair_recipe(scale, untampered).model_copy(update=given)
 
 
 def _inspect(setting: Setting, k: int) -> InspectRecipe:

@@ -66,12 +66,12 @@ def claims(results: Sequence[Result], planned: Sequence[Repair], kept: Sequence[
         held = [one for one in kept if one.repair.budget == budget]
         repairs = [one for one in planned if one.budget == budget and one.setting.threat is not None]
         if budget in TARGETS:
-            found.append(_target(held, budget, _lacking([one for one in repairs if one.remedy == AUTO], done)))
-        found.append(_undominated(held, budget, _lacking(repairs, done)))
+            found.append(_target(held, budget, lacks([one for one in repairs if one.remedy == AUTO], done)))
+        found.append(_undominated(held, budget, lacks(repairs, done)))
     for budget in dict.fromkeys(one.budget for one in planned):
         repairs = [one for one in planned if one.budget == budget and one.setting.threat is None and one.remedy == AUTO]
         free = [one for one in results if not one.tampered and one.repair.budget == budget and _is_auto(one)]
-        found.append(_harmless(free, budget, _lacking(repairs, done)))
+        found.append(_harmless(free, budget, lacks(repairs, done)))
     return found
 
 
@@ -154,7 +154,8 @@ def _harmless(free: Sequence[Result], budget: int, lacking: str) -> Claim:
     return Claim(text, said + lacking, None if lacking else mean <= CONTROL_DROP)
 
 
-def _lacking(planned: Sequence[Repair], done: set[str]) -> str:
+def lacks(planned: Sequence[Repair], done: set[str]) -> str:
+    """Return what of the planned repairs is not done, as the end of a sentence; empty where nothing is."""
     missing = sum(one.name not in done for one in planned)
     return f"; {missing} of {len(planned)} repairs are missing" if missing else ""
 

@@ -11,6 +11,7 @@ from isthmus.table import Better, Cell, Column, Table
 
 LEAST_ATTACK = 50.0  # %: where a trigger works less often, nobody can tell a repair from none
 Row = dict[str, Cell]
+Recorded = Mapping[str, float | int]
 T = TypeVar("T")
 K = TypeVar("K")
 
@@ -30,6 +31,12 @@ class Rates:
         accuracy, attack, recovery = (None if rate is None else 100 * rate.value for rate in found)
         assert accuracy is not None
         return cls(accuracy, attack, recovery)
+
+    @classmethod
+    def recorded(cls, accuracy: Recorded, attack: Recorded | None, recovery: Recorded | None) -> "Rates":
+        """Return the rates that the record of a training holds."""
+        found = [None if rate is None else 100 * float(rate["value"]) for rate in (attack, recovery)]
+        return cls(100 * float(accuracy["value"]), *found)
 
 
 @dataclass(frozen=True)
@@ -200,13 +207,44 @@ def remedies(results: Sequence[Result]) -> Table:
 
 def by_threat(results: Sequence[Result], value: Callable[[Result], float], unit: str) -> Table:
     """Return a row for each remedy with the mean of `value` for each threat and rate, over data sets and seeds."""
-    kinds = list(dict.fromkeys(map(_kind, results)))
-    columns = [Column("remedy"), *(Column(kind, unit, "lower", "test", None, "mean over cells") for kind in kinds)]
-    rows: list[Row] = []
-    for remedy, held in grouped(results, _remedy).items():
-        found = grouped(held, _kind)
-        rows.append({"remedy": remedy} | {kind: mean_and_sd([value(one) for one in found[kind]])[0] for kind in found})
-    return Table.of(rows, columns)
+    return crossed(results, ("remedy", _remedy), _kind, value, unit)
+
+
+def crossed(
+    results: Sequence[Result],
+    rows: tuple[str, Callable[[Result], str]],
+    columns: Callable[[Result], str],
+    value: Callable[[Result], float],
+    unit: str,
+) -> Table:
+    """Return the mean of `value`, over all cells of a kind. rows: title and name of a row; columns: name of a column."""
+    title, down = rows
+    kinds = list(dict.fromkeys(map(columns, results)))
+    described = [Column(title), *(Column(kind, unit, "lower", "test", None, "mean over cells") for kind in kinds)]
+    found: list[Row] = []
+    for name, held in grouped(results, down).items():
+        by_kind = grouped(held, columns)
+        means = {kind: mean_and_sd([value(one) for one in some])[0] for kind, some in by_kind.items()}
+        found.append({title: name, **means})
+    return Table.of(found, described)
+
+
+def unused(results: Sequence[Result], kept: Sequence[Result]) -> list[str]:
+    """Return a sentence about the results that are no evidence, and one about those that are not compared. kept: those that are."""
+    found: list[str] = []
+    weak = {one.case: one.before[0] for one in results if one.tampered and not one.counts}
+    if weak:
+        lines = [
+            f"{setting}, seed {seed} (attack success {rates.attack or 0:.1f} %, accuracy {rates.accuracy:.1f} %)"
+            for (setting, seed), rates in weak.items()
+        ]
+        found.append(f"Dropped, because the first suspect is no evidence: {'; '.join(lines)}.")
+    used = {one.repair.name for one in kept}
+    spare = [one for one in results if one.tampered and one.counts and one.repair.name not in used]
+    if spare:
+        lines = [f"{remedy} {len(held)}" for remedy, held in grouped(spare, _remedy).items()]
+        found.append(f"Finished, but of cells that other remedies have not finished: {', '.join(lines)}.")
+    return found
 
 
 def control(results: Sequence[Result]) -> Table:
