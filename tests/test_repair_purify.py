@@ -16,6 +16,7 @@ from fit_example import toy
 from isthmus._check import InputError
 from isthmus.data import Samples
 from isthmus.evaluate import correct, logits
+from isthmus.layout import arranged
 from isthmus.probes import Backdoor
 from isthmus.randomness import seed_of
 from isthmus.repair.baselines import FineTune
@@ -89,6 +90,7 @@ def test_it_is_its_parts_put_together() -> None:
     odds = {(one.family, t): min(max(float(r), 0.03), 10.0) ** -3 for one in found for r, t in paired(one)}
     more: list[Found] = []
     expected, teacher, losses = suspect, deepcopy(suspect).eval(), list[float]()
+    arranged(teacher, clean.inputs()[:1])
     for k in range(3):
         if k > 0:
             pursue(hunts, expected, clean, SEARCH, seed=seed_of(3, "again", k))
