@@ -1,6 +1,6 @@
 """Whether `auto` meets its targets and is beaten by a single remedy, with intervals from resampled settings."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -110,6 +110,16 @@ def share_dominated(results: Sequence[Result]) -> float:
     return float(beaten.double().mean())
 
 
+def lacking(planned: Sequence[str], done: Collection[str]) -> str:
+    """Return what to add to a finding of which cells are missing, nothing where none is.
+
+    >>> lacking(["a", "b"], {"a"}), lacking(["a"], {"a"})
+    ('; 1 of 2 repairs are missing', '')
+    """
+    missing = sum(name not in done for name in planned)
+    return f"; {missing} of {len(planned)} repairs are missing" if missing else ""
+
+
 def _target(kept: Sequence[Result], budget: int, lacking: str) -> Claim:
     most, fall = TARGETS[budget]
     text = (
@@ -155,8 +165,7 @@ def _harmless(free: Sequence[Result], budget: int, lacking: str) -> Claim:
 
 
 def _lacking(planned: Sequence[Repair], done: set[str]) -> str:
-    missing = sum(one.name not in done for one in planned)
-    return f"; {missing} of {len(planned)} repairs are missing" if missing else ""
+    return lacking([one.name for one in planned], done)
 
 
 def _in_order(results: Sequence[Result]) -> list[Result]:
