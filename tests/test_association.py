@@ -8,7 +8,7 @@ from scipy.signal import lfilter
 from scipy.stats import pearsonr, spearmanr
 
 from isthmus._check import InputError
-from isthmus.association import Association, Correlation, associate, associate_columns
+from isthmus.association import Association, Correlation, associate, associate_columns, rank_correlations
 from isthmus.rates import Z95
 from isthmus.table import Column, Table
 
@@ -31,6 +31,40 @@ def test_values_and_pearson_interval_are_scipys(n: int, scale: float) -> None:
     assert (found.pearson.low, found.pearson.high) == pytest.approx((bounds.low, bounds.high), rel=1e-9)
     assert found.spearman.value == pytest.approx(spearmanr(x, -y).statistic, rel=1e-12)
     assert (found.n, found.pearson.effective, found.method) == (n, n, "Fisher's z")
+
+
+def test_rank_correlations_under_weights_are_scipys_on_repeated_pairs() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 6, 12).astype(float), rng.integers(0, 6, 12).astype(float)
+    times = rng.integers(0, 4, (20, 12))
+    found = rank_correlations(x, y, times)
+    for row, value in zip(times, found, strict=True):
+        assert value == pytest.approx(spearmanr(np.repeat(x, row), np.repeat(y, row)).statistic, abs=1e-12)
+    assert rank_correlations(x, y, times / 7) == pytest.approx(found, abs=1e-12)  # a factor says nothing
+    assert rank_correlations(x, np.exp(y), times) == pytest.approx(found, abs=1e-12)  # ranks alone
+
+
+def test_a_constant_side_has_no_rank_correlation() -> None:
+    found = rank_correlations([0.1, 0.2, 0.2], [3.0, 1.0, 2.0], [[1, 1, 1], [0, 1, 1], [0, 0, 5], [1, 0, 2]])
+    assert np.isnan(found).tolist() == [False, True, True, False]
+    assert found[3] == -1.0  # without a rounding error
+    assert math.isnan(rank_correlations([1.0], [2.0], [[1]])[0])
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "weights", "message"),
+    [
+        ([[1.0]], [1.0], [[1]], r"`x` should have one dimension\. Found shape \(1, 1\)"),
+        ([1.0, 2.0], [1.0, math.nan], [[1, 1]], r"`y` should hold finite numbers\. Found \[nan\]"),
+        ([1.0, 2.0], [1.0], [[1, 1]], r"`y` should have as many values as `x`, 2\. Found 1"),
+        ([1.0, 2.0], [1.0, 2.0], [1, 1], r"`weights` should have the shape \(rows, 2\)\. Found \(2,\)"),
+        ([1.0, 2.0], [1.0, 2.0], [[1, -1]], r"`weights` should be at least 0, with a sum above 0\. Found -1\.0"),
+        ([1.0, 2.0], [1.0, 2.0], [[0, 0]], r"`weights` should be at least 0, with a sum above 0\. Found 0\.0"),
+    ],
+)
+def test_what_has_no_rank_correlation_is_refused(x, y, weights, message) -> None:
+    with pytest.raises(InputError, match=message):
+        rank_correlations(x, y, weights)
 
 
 def test_ties_are_ranked_as_scipy_ranks_them() -> None:

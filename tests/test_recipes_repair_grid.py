@@ -8,6 +8,7 @@ import torch
 
 from isthmus import report
 from isthmus.rates import Rate
+from isthmus.recipes import repair_grid
 from isthmus.recipes.repair_grid import left_out
 from isthmus.recipes.repair_grid_claims import claims, dominators, mean_of, resampled, share_dominated
 from isthmus.recipes.repair_grid_tables import (
@@ -103,9 +104,25 @@ def test_means_are_over_the_cells_that_every_remedy_finished():
     assert compared(slow) == whole
     half = [*slow, result("sau", 9.0, 9.0, seed=1)]
     assert [one.repair.remedy for one in compared(half)] == ["auto"] * 2 + ["path"] * 2 + ["sau"] * 2
+    ahead = [
+        *slow,
+        *(result("auto", 1.0, 1.0, seed=seed) for seed in range(2, 6)),
+    ]  # one that is far ahead leaves out no other
+    assert compared(ahead) == whole
     elsewhere = [*whole, result("sau", 9.0, 9.0, budget=50)]
     assert compared(elsewhere) == elsewhere
     assert compared([]) == []
+
+
+def test_what_is_in_no_mean_stands_in_a_table_of_its_own():
+    whole = [result(remedy, 1.0, 1.0) for remedy in ("auto", "path")]
+    alone = result("auto", 5.0, 3.0, seed=1)
+    each = f"{repair_grid.EACH}, cifar10"
+    assert each not in repair_grid._tables(whole, whole)
+    tables = repair_grid._tables(compared([*whole, alone]), [*whole, alone])
+    assert tables[repair_grid.ALL].values("cells") == [1, 1]
+    assert tables[each].values("cells") == [2, 1]
+    assert tables[each].values("attack_success") == [3.0, 1.0]
 
 
 def test_a_row_by_threat_is_a_mean_over_data_sets_and_seeds():

@@ -9,7 +9,15 @@ import torch
 from isthmus.models import build_model
 from isthmus.recipes import repair_grid_cells
 from isthmus.recipes.cells import chosen
-from isthmus.recipes.repair_grid_cells import cells, inspected_of, remedies_of, repairs_of, settings_of, suspects
+from isthmus.recipes.repair_grid_cells import (
+    cells,
+    inspected_of,
+    remedies_of,
+    repairs_of,
+    settings_of,
+    suspects,
+    trusted_of,
+)
 from isthmus.recipes.repair_grid_scales import ABOUT, EVERY, SCALES, SEEDS, THREATS
 from isthmus.repair.methods import METHODS
 from isthmus.tampering import parse_target, parse_trigger
@@ -103,6 +111,28 @@ def test_models_are_inspected_where_there_are_untampered_ones_to_compare_with():
     assert not [name for name in held("slice") if name.startswith("inspect-")]
 
 
+@pytest.mark.parametrize("scale", list(SCALES))
+def test_plants_are_added_to_repairs_that_there_are(scale):
+    size, found = SCALES[scale], held(scale)
+    names = [name for name in found if name.startswith("trust-")]
+    blocks = [block for block in size.blocks if block.name == size.trusted_block]
+    assert len(names) == len(size.trusted) * sum(len(block.threats) for block in blocks)
+    assert bool(names) == bool(size.trusted) == bool(blocks) == (scale != "slice")
+    for name in names:
+        plain = found[name.removeprefix("trust-")]  # the same repair, but for the evidence
+        assert plain.trust == "none"
+        assert found[name] == plain.model_copy(update={"trust": "planted"})
+
+
+def test_the_small_grid_plants_in_every_threat_of_one_block():
+    found = trusted_of("small")
+    assert [one.remedy for one in found[:5]] == ["auto", "sharp-path", "fine-tune", "anp", "average"]
+    assert {(one.setting.block.name, one.budget, one.seed) for one in found} == {("fashion-mnist", 500, 0)}
+    assert len({one.setting.name for one in found}) == 10
+    (_, second) = chosen(cells("small", 2), ["trust-anp-fashion-mnist-warp-*"])
+    assert [cell.name for cell in second] == ["trust-anp-fashion-mnist-warp-0.1-500-0"]
+
+
 def test_remedies_that_are_not_there_are_named(monkeypatch):
     known = {name: METHODS[name] for name in ("fine-tune", "path", "average")}
     monkeypatch.setattr(repair_grid_cells, "METHODS", known)
@@ -110,6 +140,7 @@ def test_remedies_that_are_not_there_are_named(monkeypatch):
     assert there == ["path", "fine-tune", "average"]
     assert there + lacking == sorted(SCALES["small"].remedies, key=lambda name: (name not in known,))
     assert {one.remedy for one in repairs_of("slice", 1)} == {"fine-tune"}
+    assert {one.remedy for one in trusted_of("small")} == {"fine-tune", "average"}
     assert len(EVERY) == len(set(EVERY))
 
 

@@ -23,7 +23,11 @@ def searched(model, clean, seed):
 @pytest.fixture
 def quick(monkeypatch):
     smoke = SCALES["smoke"]
-    monkeypatch.setitem(SCALES, "smoke", replace(smoke, remedies=("average", "fine-tune", "not-there")))
+    monkeypatch.setitem(
+        SCALES,
+        "smoke",
+        replace(smoke, remedies=("average", "fine-tune", "not-there"), trusted=("average", "fine-tune")),
+    )
     monkeypatch.setattr(kinds, "run_inspect", partial(run_inspect, search=searched))
 
 
@@ -33,7 +37,7 @@ def test_the_study_runs_fills_its_tables_and_draws(tmp_path, quick):
     with Run.open(tmp_path / "study", recipe) as run:
         report = run_study(REPAIR_GRID, recipe, run, tell=told.append)
     assert report.failed == {}
-    assert len(told) == report.cells == 5 + 1 + 2 * 2 + 5
+    assert len(told) == report.cells == 5 + 1 + 2 * 2 + 5 + 2
     tables = report.findings.tables
     rows = {row["remedy"]: row for row in tables["Remedies by clean images"].rows()}
     assert list(rows) == ["average", "fine-tune"]
@@ -45,13 +49,16 @@ def test_the_study_runs_fills_its_tables_and_draws(tmp_path, quick):
     assert tables["Untampered models repaired"].values("remedy") == ["average", "fine-tune"]
     assert [row["suspicious"] for row in tables["Triage"].rows()] == [100.0, 100.0]
     assert "Attack success by threat, 200 clean images" in tables
-    assert [claim.holds for claim in report.findings.claims] == [
-        None,
-        None,
-        False,
-    ]  # no `auto`; three false alarms of three
+    assert [one["remedy"] for one in tables["Trust"].rows()] == ["average", "fine-tune"]
+    assert all(one["took"] + one["skipped"] == 5 for one in tables["Trust"].rows())
+    assert tables["Trust, by remedy"].values("cells") == [1, 1, 2]
+    *others, covers, ranks = report.findings.claims
+    assert [claim.holds for claim in others] == [None, None, False]  # no `auto`; three false alarms of three
+    assert " of 2: " in covers.found
+    assert (ranks.holds, "settings: 1" in ranks.found) == (None, True)
     assert any("no such remedy in this version: not-there." in note for note in report.findings.notes)
-    assert set(report.findings.files) == {"repair-grid-frontier.pdf", "repair-grid-frontier.svg"}
+    stems = ("repair-grid-frontier", "repair-grid-trust")
+    assert set(report.findings.files) == {f"{stem}.{suffix}" for stem in stems for suffix in ("pdf", "svg")}
     assert all((run.folder / file).stat().st_size > 1000 for file in report.findings.files)
     assert not list(run.folder.rglob("report.html"))  # `isthmus report` writes it again
     with Run.open(tmp_path / "study", recipe, resume=True) as again:

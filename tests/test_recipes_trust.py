@@ -83,6 +83,20 @@ def test_full_evidence_plants_and_tries_to_bring_back(suspect: str, tmp_path: Pa
     assert len(trust.reactivation) == 2 or any(note.startswith("Re-activation was not tested") for note in trust.notes)
 
 
+def test_plants_can_be_had_alone(suspect: str, tmp_path: Path) -> None:
+    plain, asked = (repaired(suspect, tmp_path / kind, trust=kind) for kind in ("none", "planted"))
+    assert plain.repaired.sha256 == asked.repaired.sha256
+    trust = asked.trust
+    assert trust is not None
+    assert (trust.inverted, trust.reactivation, trust.disagreement, trust.triage) == ((), (), (), ())
+    names = sorted([one.name for one in trust.planted] + list(trust.skipped))
+    assert names == ["blend", "errors", "low-frequency", "patch", "warp"]
+    assert not any("test images" in note for note in trust.notes)  # measured on validation images
+    whole = repaired(suspect, tmp_path / "whole", trust="full").trust
+    assert whole is not None
+    assert (whole.planted, whole.skipped) == (trust.planted, trust.skipped)
+
+
 def test_success_after_is_counted_on_images_of_other_classes() -> None:
     test = load_data("digits").test.subset(40, generator=stream(0, "x"))
     stamp = Stamp(torch.full((8, 8), 0.5), torch.ones(1, 8, 8))

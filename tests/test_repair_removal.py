@@ -15,7 +15,7 @@ from isthmus.layout import Layout
 from isthmus.rates import Paired, Rate
 from isthmus.repair.protocol import Clean
 from isthmus.repair.trust.planted import Errors, Implant, Plant, Planting, plant
-from isthmus.repair.trust.removal import Removal, Removed, removal, share_removed, survival
+from isthmus.repair.trust.removal import Removal, Removed, pooled, removal, share_removed, survival
 from isthmus.settle import Keep, Recalibrate
 from isthmus.tampering import Patch
 from isthmus.training.plan import Plan
@@ -114,6 +114,8 @@ def test_the_headline_is_the_worst_the_estimate_the_mean_and_the_interval_the_wi
     assert found.worst.name == "b"
     assert found.estimate == pytest.approx(0.7)
     assert found.interval == (0.2, 1.0)
+    with pytest.raises(InputError, match=r"`shares` should hold that of one plant at least\. Found none"):
+        pooled([])
 
 
 def test_survival_moves_the_ends_of_the_path_and_nothing_else() -> None:

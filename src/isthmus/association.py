@@ -99,6 +99,38 @@ def associate_columns(table: Table, one: str, other: str, *, path: bool = True) 
     return associate(first, second, path=path) if usable else None
 
 
+def rank_correlations(x: ArrayLike, y: ArrayLike, weights: ArrayLike) -> Values:
+    """Return Spearman's correlation (R,) of pairs (x, y), each (n,), under each row of `weights` (R, n); NaN where a side is constant.
+
+    A weight says how often a pair is there, up to a factor that a row has in common: rows of a bootstrap are resamples, and a row of
+    ones gives the correlation of the pairs themselves. Weighted ranks: rank_i = sum_j w_j ([x_j < x_i] + [x_j = x_i] / 2), ties averaged.
+    Raises InputError for other shapes, for NaN or infinities, and for a weight that is negative or a row of zeros.
+
+    >>> rank_correlations([1, 2, 3], [1, 3, 2], [[1, 1, 1], [1, 0, 1], [0, 2, 0]]).round(6).tolist()
+    [0.5, 1.0, nan]
+    """
+    a, b, w = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64), np.asarray(weights, dtype=np.float64)
+    for name, values in (("x", a), ("y", b)):
+        require(values.ndim == 1, name, "have one dimension", f"shape {values.shape}")
+        require(bool(np.isfinite(values).all()), name, "hold finite numbers", values[~np.isfinite(values)].tolist())
+    require(len(a) == len(b), "y", f"have as many values as `x`, {len(a)}", len(b))
+    require(w.ndim == 2 and w.shape[1] == len(a), "weights", f"have the shape (rows, {len(a)})", w.shape)
+    totals = w.sum(1, keepdims=True)
+    require(
+        bool((w >= 0).all() and (totals > 0).all()),
+        "weights",
+        "be at least 0, with a sum above 0",
+        float(w.min(initial=0)),
+    )
+    w = w / totals
+    first, second = (_centred(w @ ((v < v[:, None]) + (v == v[:, None]) / 2).T, w) for v in (a, b))
+    covariance, variances = (w * first * second).sum(1), [(w * ranks**2).sum(1) for ranks in (first, second)]
+    # Ranks of weights that sum to 1 lie in [0, 1]: a variance of rounding errors is that of a constant.
+    product = np.where(np.minimum(*variances) > 1e-12, variances[0] * variances[1], np.nan)
+    found = covariance / np.sqrt(product)
+    return np.where(np.abs(found) > 1 - 1e-12, np.sign(found), found)  # the same order is 1, not 1 less rounding
+
+
 def decimals(correlation: float) -> str:
     """Return a correlation with two decimals, with three where two would round it to a whole one that it is not.
 
@@ -108,6 +140,10 @@ def decimals(correlation: float) -> str:
     if 0.995 <= abs(correlation) < 1:
         return f"{max(-0.999, min(0.999, correlation)):.3f}"
     return f"{correlation:.2f}".replace("-0.00", "0.00")
+
+
+def _centred(ranks: Values, weights: Values) -> Values:
+    return ranks - (weights * ranks).sum(1, keepdims=True)
 
 
 def _series(values: ArrayLike, name: str) -> Values:

@@ -67,8 +67,9 @@ def repair(  # noqa: PLR0913  one parameter for each option
         str | None,
         typer.Option(
             "--trust",
-            metavar="none|quick|full",
-            help="Evidence that needs no trigger: made-up triggers, disagreement; full: plants, re-activation. Default none.",
+            metavar="none|planted|quick|full",
+            help="Evidence that needs no trigger. planted: tamperings planted on purpose; quick: made-up triggers, disagreement; "
+            "full: both, and re-activation. Default none.",
         ),
     ] = None,
     baselines: Annotated[

@@ -5,6 +5,7 @@ from isthmus.plots.evasion import Panel, evasion_figure
 from isthmus.plots.frontier import frontier_figure
 from isthmus.plots.landscape import landscape_figure
 from isthmus.plots.path import path_figure
+from isthmus.plots.removal import removal_figure
 from isthmus.plots.save import FORMATS, save_figure
 from isthmus.plots.sharpening import barrier_figure, eigenvalue_figure, similarity_figure
 from isthmus.plots.spectrum import SpectrumLine, spectrum_figure
@@ -28,6 +29,7 @@ __all__ = [
     "frontier_figure",
     "landscape_figure",
     "path_figure",
+    "removal_figure",
     "save_figure",
     "similarity_figure",
     "spectrum_figure",

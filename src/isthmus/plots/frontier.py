@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from isthmus._check import require
-from isthmus.plots.style import PAGE, SIZE, Look, blank, dress, numbers, plain
+from isthmus.plots.style import PAGE, SIZE, Look, blank, dress, key_of, keys_across, marked, numbers, plain
 from isthmus.report.frontier_figure import undominated
 from isthmus.table import Cell, Table
 
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 X, Y = "attack_success", "clean_accuracy"
 ACROSS, NARROW = 3, 2  # panels side by side, and in a figure of one column
 TICKS = (0, 1, 5, 20, 50, 100)
-# Okabe and Ito 2008 but their yellow, which is hardly seen on white; a colour returns with another marker.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 Point = tuple[str, float, float, float, float]  # remedy, attack success, accuracy, and the spread of each
 
@@ -46,10 +43,10 @@ def frontier_figure(table: Table, *, width: float = PAGE, emphasis: str | None =
     remedies = list(dict.fromkeys(point[0] for points in panels.values() for point in points))
     known = emphasis is None or emphasis in remedies
     require(known, "emphasis", f"be one of {', '.join(remedies)}", repr(emphasis))
-    looks = {remedy: _look(place, remedy) for place, remedy in enumerate(remedies)}
+    looks = {remedy: marked(place, remedy) for place, remedy in enumerate(remedies)}
     across = min(ACROSS if width >= 5 else NARROW, len(panels))
     down = -(-len(panels) // across)
-    figure = blank(width, 2.3 * down + 0.2 * -(-len(remedies) // _keys(width)))
+    figure = blank(width, 2.3 * down + 0.2 * -(-len(remedies) // keys_across(width)))
     axes = list(figure.subplots(down, across, squeeze=False, sharey=True).flat)
     low, high = _ends([point for points in panels.values() for point in points])
     for place, (axis, (budget, points)) in enumerate(zip(axes, panels.items(), strict=False)):
@@ -62,7 +59,7 @@ def frontier_figure(table: Table, *, width: float = PAGE, emphasis: str | None =
             axis.set_xlabel("attack success (%)", fontsize=SIZE)
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
-    _legend(figure, looks, width)
+    key_of(figure, list(looks.values()), width)
     return figure
 
 
@@ -77,11 +74,6 @@ def _panels(table: Table) -> dict[Cell, list[Point]]:
             point = (str(remedy), attack, accuracy, attack_sd or 0.0, accuracy_sd or 0.0)
             panels.setdefault(budget, []).append(point)
     return panels
-
-
-def _look(place: int, remedy: str) -> Look:
-    colour, marker = COLOURS[place % len(COLOURS)], MARKERS[(place + place // len(COLOURS)) % len(MARKERS)]
-    return Look(plain(remedy), colour, "", marker)
 
 
 def _panel(axis: Axes, points: Sequence[Point], looks: dict[str, Look], emphasis: str | None) -> None:
@@ -123,25 +115,3 @@ def _ends(points: Sequence[Point]) -> tuple[float, float]:
     ends = [accuracy + side * spread for (_, _, accuracy, _, spread), side in product(points, (-1, 1))]
     pad = 0.06 * (max(ends) - min(ends)) + 1
     return min(ends) - pad, max(ends) + pad
-
-
-def _keys(width: float) -> int:
-    return max(1, int(width / 1.4))
-
-
-def _legend(figure: Figure, looks: dict[str, Look], width: float) -> None:
-    from matplotlib.lines import Line2D
-
-    handles = [
-        Line2D([], [], linestyle="", marker=look.marker, markersize=4, color=look.colour, label=look.title)
-        for look in looks.values()
-    ]
-    figure.legend(
-        handles=handles,
-        fontsize=SIZE - 1,
-        frameon=False,
-        ncols=min(len(handles), _keys(width)),
-        loc="outside lower center",
-        handletextpad=0.2,
-        columnspacing=1,
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import TYPE_CHECKING
@@ -47,6 +48,10 @@ LOOKS = {
 }
 OTHERS = tuple(Look("", colour, line, "o") for colour, line in (("#009e73", "-"), ("#e69f00", "--"), ("#000000", ":")))
 
+# Okabe and Ito 2008 but their yellow, which is hardly seen on white; a colour returns with another marker.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
 
 def blank(width: float, height: float) -> Figure:
     """Return an empty figure of `width` x `height` inches. Raises InputError for a width that is no positive number."""
@@ -65,6 +70,36 @@ def look_of(name: str, place: int) -> Look:
         return LOOKS[name]
     other = OTHERS[place % len(OTHERS)]
     return Look(plain(name.replace("_", " ")), other.colour, other.line, other.marker)
+
+
+def marked(place: int, name: str) -> Look:
+    """Return the look of the points of one of many kinds: no two of the first 49 share both colour and marker."""
+    colour, marker = COLOURS[place % len(COLOURS)], MARKERS[(place + place // len(COLOURS)) % len(MARKERS)]
+    return Look(plain(name), colour, "", marker)
+
+
+def keys_across(width: float) -> int:
+    """Return how many entries of a legend stand side by side in so many inches."""
+    return max(1, int(width / 1.4))
+
+
+def key_of(figure: Figure, looks: Sequence[Look], width: float) -> None:
+    """Write what the points of each look are below the figure."""
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], linestyle="", marker=look.marker, markersize=4, color=look.colour, label=look.title)
+        for look in looks
+    ]
+    figure.legend(
+        handles=handles,
+        fontsize=SIZE - 1,
+        frameon=False,
+        ncols=min(len(handles), keys_across(width)),
+        loc="outside lower center",
+        handletextpad=0.2,
+        columnspacing=1,
+    )
 
 
 def unit_of(table: Table, name: str) -> str:

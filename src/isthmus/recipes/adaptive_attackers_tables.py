@@ -193,7 +193,7 @@ def claims(found: Sequence[Duel], scale: str, seeds: int, done: frozenset[str]) 
         if tamperer.against is None:
             continue
         pair = (tamperer.name, tamperer.against)
-        lacking = lacks([one for one in planned if tamperer_of(one) in pair], set(done))
+        lacking = lacks([one.name for one in planned if tamperer_of(one) in pair], done)
         told.append(_claim(tamperer, [one for one in found if one.tamperer == tamperer], lacking))
     return told
 

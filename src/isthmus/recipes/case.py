@@ -66,7 +66,7 @@ class RepairRecipe(BaseModel):
     max_attack_success: float = Field(default=0.05, gt=0, lt=1)
     max_drop: float = Field(default=0.1, gt=0, lt=1)
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    trust: Literal["none", "quick", "full"] = "none"
+    trust: Literal["none", "planted", "quick", "full"] = "none"
     injected: str | None = None
     seed: int = 0
 

@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from isthmus import report
 from isthmus.files import read_json
 from isthmus.plots import save_figure
 from isthmus.plots.frontier import frontier_figure
+from isthmus.plots.removal import removal_figure
+from isthmus.recipes import repair_grid_trust
 from isthmus.recipes.repair_grid_cells import (
     cells,
     floors_of,
@@ -15,9 +18,11 @@ from isthmus.recipes.repair_grid_cells import (
     remedies_of,
     repairs_of,
     settings_of,
+    trusted_name,
+    trusted_of,
 )
 from isthmus.recipes.repair_grid_claims import claims
-from isthmus.recipes.repair_grid_scales import ABOUT, AUTO, SEEDS
+from isthmus.recipes.repair_grid_scales import ABOUT, AUTO, SCALES, SEEDS
 from isthmus.recipes.repair_grid_tables import (
     LEAST_ATTACK,
     Model,
@@ -32,13 +37,18 @@ from isthmus.recipes.repair_grid_tables import (
     unused,
 )
 from isthmus.recipes.repair_grid_triage import Inspected, false_alarms, triage
+from isthmus.recipes.repair_grid_trust import Foretold
 from isthmus.recipes.study import Findings, Study, mean_and_sd, output_of
 from isthmus.recipes.train import Trained
 from isthmus.report.inspection import InspectDocument
 from isthmus.runs import Run
 from isthmus.table import Table
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 ALL, FREE = "Remedies by clean images", "Untampered models repaired"
+EACH = "Each remedy on all that it finished, rows do not compare"
 NOTES = (
     f"A cell counts where the first suspect's accuracy is that of its network and its trigger works on at least {LEAST_ATTACK:g} % of "
     "the images: elsewhere there is nothing to remove. Seed s puts suspect s first, which is the one that remedies of a single suspect "
@@ -78,16 +88,33 @@ def findings(run: Run, scale: str, seeds: int, done: frozenset[str]) -> Findings
         if (cell := f"inspect-{name(one, k)}") in done
     ]
     alarms = false_alarms(inspected)
-    tables = _tables(kept) | {
+    trusted = _trusted(run, scale, done)
+    tables = _tables(kept, evidence) | {
         FREE: control(compared(one for one in results if not one.tampered)),
         "Suspects": suspects(models, floors),
         "Triage": triage(inspected),
     }
     return Findings(
-        tables=tables,
-        claims=[*claims(results, planned, kept), *([] if alarms is None else [alarms])],
-        notes=[f"The scale: {ABOUT[scale]}.", *left_out(scale, results, kept), *NOTES],
-        files=_draw(kept, run),
+        tables={**tables, **trusted.tables},
+        claims=[*claims(results, planned, kept), *([] if alarms is None else [alarms]), *trusted.claims],
+        notes=[f"The scale: {ABOUT[scale]}.", *left_out(scale, results, kept), *NOTES, *trusted.notes],
+        files={**_draw(kept, run), **trusted.files},
+    )
+
+
+def _trusted(run: Run, scale: str, done: frozenset[str]) -> Findings:
+    """Return what the repairs with planted tamperings say, after drawing them; nothing where none is planned."""
+    planned = trusted_of(scale)
+    if not planned:
+        return Findings({}, [])
+    found = [Foretold.read(one, _report(run, cell)) for one in planned if (cell := trusted_name(one)) in done]
+    table = repair_grid_trust.trust(found)
+    known = any(value is not None for value in table.values("estimate"))
+    return Findings(
+        tables={"Trust": table, "Trust, by remedy": repair_grid_trust.summary(found)},
+        claims=repair_grid_trust.claims(found, planned, done),
+        notes=[*repair_grid_trust.left_out(found), repair_grid_trust.about(SCALES[scale])],
+        files=_saved(removal_figure(table), "repair-grid-trust", run) if known else {},
     )
 
 
@@ -99,8 +126,8 @@ def left_out(scale: str, results: Sequence[Result], kept: Sequence[Result]) -> l
     return found + unused(results, kept)
 
 
-def _tables(kept: Sequence[Result]) -> dict[str, Table]:
-    """Return means over everything, over each data set, and by threat at each budget."""
+def _tables(kept: Sequence[Result], evidence: Sequence[Result]) -> dict[str, Table]:
+    """Return means over everything, over each data set, and by threat at each budget; what is in no mean by remedy and data set."""
     by_data = grouped(kept, _data)
     found = {ALL: remedies(kept)}
     if len(by_data) > 1:
@@ -108,6 +135,8 @@ def _tables(kept: Sequence[Result]) -> dict[str, Table]:
     for budget, held in grouped(kept, lambda one: one.repair.budget).items():
         found[f"Attack success by threat, {budget:,} clean images"] = by_threat(held, lambda one: one.attack, "%")
         found[f"Fall of accuracy by threat, {budget:,} clean images"] = by_threat(held, lambda one: one.drop, "points")
+    if len(kept) < len(evidence):
+        found |= {f"{EACH}, {data}": remedies(held) for data, held in grouped(evidence, _data).items()}
     return found
 
 
@@ -121,11 +150,15 @@ def _draw(kept: Sequence[Result], run: Run) -> dict[str, str]:
     for part, held in parts.items():
         emphasis = AUTO if any(one.repair.remedy == AUTO for one in held) else None
         figure = frontier_figure(_titled(remedies(held)), emphasis=emphasis)
-        for suffix in ("pdf", "svg"):
-            file = f"repair-grid-frontier{part}.{suffix}"
-            run.save(file, partial(save_figure, figure))
-            files[file] = file
+        files |= _saved(figure, f"repair-grid-frontier{part}", run)
     return files
+
+
+def _saved(figure: "Figure", stem: str, run: Run) -> dict[str, str]:
+    files = [f"{stem}.{suffix}" for suffix in ("pdf", "svg")]
+    for file in files:
+        run.save(file, partial(save_figure, figure))
+    return {file: file for file in files}
 
 
 def _titled(table: Table) -> Table:

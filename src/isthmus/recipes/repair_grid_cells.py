@@ -68,7 +68,7 @@ class Repair:
 
 
 def cells(scale: str, seeds: int) -> tuple[tuple[Cell, ...], ...]:
-    """Return the waves: suspects and untampered models; then repairs, floors of attack success, and inspections."""
+    """Return the waves: suspects and untampered models; then repairs, floors of attack success, inspections, and repairs of plants."""
     size = SCALES[scale]
     trained = [(one, k) for one in settings_of(scale) for k in range(one.models)]
     return (
@@ -77,6 +77,7 @@ def cells(scale: str, seeds: int) -> tuple[tuple[Cell, ...], ...]:
             *(Cell(f"floor-{one.name}", _floor(size, one)) for one in floors_of(scale)),
             *(Cell(one.name, repair_recipe(size, one)) for one in repairs_of(scale, seeds)),
             *(Cell(f"inspect-{name(one, k)}", _inspect(one, k)) for one, k in inspected_of(scale)),
+            *(Cell(trusted_name(one), _planted(size, one)) for one in trusted_of(scale)),
         ),
     )
 
@@ -116,6 +117,23 @@ def inspected_of(scale: str) -> list[tuple[Setting, int]]:
     """Return the models that are inspected: all of the blocks that have more untampered models than are repaired."""
     held = [one for one in settings_of(scale) if one.block.untampered > SUSPECTS]
     return [(one, k) for one in held for k in range(one.models)]
+
+
+def trusted_of(scale: str) -> list[Repair]:
+    """Return the repairs that are made again with planted tamperings beside the real one, remedies innermost; seed 0 alone."""
+    size = SCALES[scale]
+    held = [one for one in settings_of(scale) if one.threat is not None and one.block.name == size.trusted_block]
+    there = [remedy for remedy in size.trusted if remedy in METHODS]
+    return [Repair(one, remedy, size.trusted_budget, 0) for one in held for remedy in there]
+
+
+def trusted_name(repair: Repair) -> str:
+    """Return the name of the cell that makes a repair again with planted tamperings.
+
+    >>> trusted_name(trusted_of("smoke")[0])
+    'trust-auto-digits-badnets-0.1-200-0'
+    """
+    return f"trust-{repair.name}"
 
 
 def suspects(scale: str) -> Sequence[Cell]:
@@ -183,6 +201,11 @@ def repair_recipe(scale: Scale, repair: Repair) -> RepairRecipe:
         precision=block.plan.precision,
         seed=repair.seed,
     )
+
+
+def _planted(scale: Scale, repair: Repair) -> RepairRecipe:
+    """Return the recipe of the repair with the evidence of planted tamperings, which changes nothing of the repaired model."""
+    return repair_recipe(scale, repair).model_copy(update={"trust": "planted"})
 
 
 def _floor(scale: Scale, setting: Setting) -> RepairRecipe:

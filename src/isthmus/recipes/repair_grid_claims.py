@@ -1,6 +1,6 @@
 """Whether `auto` meets its targets and is beaten by a single remedy, with intervals from resampled settings."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -66,12 +66,12 @@ def claims(results: Sequence[Result], planned: Sequence[Repair], kept: Sequence[
         held = [one for one in kept if one.repair.budget == budget]
         repairs = [one for one in planned if one.budget == budget and one.setting.threat is not None]
         if budget in TARGETS:
-            found.append(_target(held, budget, lacks([one for one in repairs if one.remedy == AUTO], done)))
-        found.append(_undominated(held, budget, lacks(repairs, done)))
+            found.append(_target(held, budget, lacks([one.name for one in repairs if one.remedy == AUTO], done)))
+        found.append(_undominated(held, budget, lacks([one.name for one in repairs], done)))
     for budget in dict.fromkeys(one.budget for one in planned):
         repairs = [one for one in planned if one.budget == budget and one.setting.threat is None and one.remedy == AUTO]
         free = [one for one in results if not one.tampered and one.repair.budget == budget and _is_auto(one)]
-        found.append(_harmless(free, budget, lacks(repairs, done)))
+        found.append(_harmless(free, budget, lacks([one.name for one in repairs], done)))
     return found
 
 
@@ -108,6 +108,16 @@ def share_dominated(results: Sequence[Result]) -> float:
     for remedy in by_remedy:
         beaten |= (attack[remedy] < attack[AUTO]) & (drop[remedy] < drop[AUTO])
     return float(beaten.double().mean())
+
+
+def lacks(planned: Sequence[str], done: Collection[str]) -> str:
+    """Return what to add to a finding of which cells are missing, nothing where none is.
+
+    >>> lacks(["a", "b"], {"a"}), lacks(["a"], {"a"})
+    ('; 1 of 2 repairs are missing', '')
+    """
+    missing = sum(name not in done for name in planned)
+    return f"; {missing} of {len(planned)} repairs are missing" if missing else ""
 
 
 def _target(kept: Sequence[Result], budget: int, lacking: str) -> Claim:
@@ -152,12 +162,6 @@ def _harmless(free: Sequence[Result], budget: int, lacking: str) -> Claim:
     mean = sum(drops) / len(drops)
     said = f"mean {mean:.2f} points, worst {max(drops):.2f}, cells: {len(drops)}"
     return Claim(text, said + lacking, None if lacking else mean <= CONTROL_DROP)
-
-
-def lacks(planned: Sequence[Repair], done: set[str]) -> str:
-    """Return what of the planned repairs is not done, as the end of a sentence; empty where nothing is."""
-    missing = sum(one.name not in done for one in planned)
-    return f"; {missing} of {len(planned)} repairs are missing" if missing else ""
 
 
 def _in_order(results: Sequence[Result]) -> list[Result]:

@@ -74,6 +74,8 @@ class Scale:
 
     evaluations: gradients of one batch that a remedy may take. test_n: test images of every rate, None for all; curve_n: of those along
     a path. points: along a path.
+    trusted: remedies of which planted tamperings are compared with the real one; trusted_block, trusted_budget: on which block, by its
+    name, and from how many clean images. One seed of each.
     """
 
     blocks: tuple[Block, ...]
@@ -84,6 +86,9 @@ class Scale:
     test_n: int | None = 2500
     curve_n: int = 0
     points: int = 16
+    trusted: tuple[str, ...] = ()
+    trusted_block: str = ""
+    trusted_budget: int = 500
 
 
 AUTO = "auto"
@@ -111,6 +116,9 @@ EVERY = (
 COSTLY = ("polished-path", "rnp", "prune", "noise")
 """Left out of the small grid: of the remedies that repeat another's idea or are known to fail, one each."""
 
+TRUSTED = (AUTO, "sharp-path", "fine-tune", "anp", "average")
+"""Of every kind one, from thorough to useless: an estimate that is to rank remedies needs some that differ."""
+
 _FAST = Plan(learning_rate=0.2, schedule="triangular", warmup=0.1, precision="bf16-mixed")
 _LONG = Plan(learning_rate=0.1, schedule="multistep", batch_size=128, precision="bf16-mixed")
 _FEW = tuple(threat for threat in THREATS if threat.name in ("badnets", "blend", "low-frequency"))
@@ -137,6 +145,9 @@ SCALES: Mapping[str, Scale] = {
         test_n=200,
         curve_n=20,
         points=3,
+        trusted=(AUTO, "fine-tune"),
+        trusted_block="digits",
+        trusted_budget=200,
     ),
     "small": Scale(
         (
@@ -153,6 +164,8 @@ SCALES: Mapping[str, Scale] = {
         ),
         budgets=(2500, 500, 50),
         remedies=tuple(name for name in EVERY if name not in COSTLY),
+        trusted=TRUSTED,
+        trusted_block="fashion-mnist",
     ),
     "slice": Scale(
         (Block("cifar10", "resnet18", 16, 8, _FAST, threats=_FEW, least=70, label="cifar10-resnet18"),),
@@ -171,13 +184,16 @@ SCALES: Mapping[str, Scale] = {
         test_n=None,
         curve_n=1000,
         points=31,
+        trusted=TRUSTED,
+        trusted_block="fashion-mnist",
     ),
 }
 SEEDS = {"smoke": 1, "small": 2, "slice": 2, "paper": 3}
 ABOUT = {
     "smoke": "digits, a small network, one threat, two remedies: does it run? A minute, its numbers mean nothing",
     "small": "CIFAR-10 (cnn:depth=4, width 24) and Fashion-MNIST (cnn, width 16), six threats, four of them at a "
-    "low rate as well, 2,500, 500 and 50 clean images, 400 gradients of 128 images for every remedy; five to six hours with two jobs",
+    "low rate as well, 2,500, 500 and 50 clean images, 400 gradients of 128 images for every remedy; "
+    "plants beside the trigger for five remedies on Fashion-MNIST; five to six hours with two jobs, and one or two for the plants",
     "slice": "CIFAR-10, resnet18 of width 16, three of the threats and six of the remedies, to confirm the small scale; about two hours "
     "with two jobs",
     "paper": "CIFAR-10 (preresnet, vgg16-bn of width 64) and Fashion-MNIST (resnet18 of width 64), trained to the end, all remedies, all "

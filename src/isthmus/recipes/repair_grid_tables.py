@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import TypeVar
 
 from isthmus import report
@@ -172,13 +173,13 @@ SUSPECTS = (
 def compared(results: Iterable[Result]) -> list[Result]:
     """Return the repairs of cells that, at their budget, every remedy finished: means over different cells do not compare.
 
-    A remedy that finished less than half of the cells that another one did is left out, not the cells.
+    A remedy that finished less than half as many cells as the median remedy is left out, not the cells.
     """
     kept: list[Result] = []
     for found in grouped(results, lambda one: one.repair.budget).values():
         cases = {remedy: {one.case for one in held} for remedy, held in grouped(found, _remedy).items()}
-        most = max(len(one) for one in cases.values())
-        common = {remedy: held for remedy, held in cases.items() if 2 * len(held) >= most}
+        usual = median(len(one) for one in cases.values())
+        common = {remedy: held for remedy, held in cases.items() if 2 * len(held) >= usual}
         shared = set[tuple[str, int]].intersection(*common.values())
         kept += [one for one in found if _remedy(one) in common and one.case in shared]
     return kept

@@ -34,13 +34,25 @@ HELD_OUT = 500
 def trust_of(case: Case, main: Repaired, remedy: Repair, session: Session) -> report.Trust:
     """Return the evidence that `case.recipe.trust` asks for.
 
+    planted: known tamperings planted in copies of the suspects and repaired by the same remedy, measured on clean validation images.
     quick: made-up triggers (smallest masks, Wang et al. 2019) of each suspect, how often they still work after the repair, triage of each
-    suspect, and where suspect and repaired model differ. full: also known tamperings planted in copies of the suspects and repaired by the
-    same remedy, and two attempts to bring the likeliest made-up trigger back. Test images measure; nothing here has steered the repair.
+    suspect, and where suspect and repaired model differ, on test images. full: both, and two attempts to bring the likeliest made-up
+    trigger back. Nothing here has steered the repair.
     """
     if not case.clean.train.is_images or case.splits.num_classes < 3:
         note = "Triggers are sought and planted in images of three classes or more; nothing of it was tested here."
         return report.Trust(notes=(note,))
+    level = case.recipe.trust
+    if level == "planted":
+        return _planted(case, remedy, report.Trust(), session)
+    found, inversions = _searched(case, main, session)
+    if level == "quick":
+        return found
+    return _reactivated(case, main, _planted(case, remedy, found, session), inversions, session)
+
+
+def _searched(case: Case, main: Repaired, session: Session) -> tuple[report.Trust, list[Inversion]]:
+    """Return made-up triggers, triage and disagreement of every suspect, and the triggers themselves."""
     seed, shown = case.recipe.seed, _held_out(case)
     inversions: list[Inversion] = []
     found = report.Trust(notes=(f"Measured on {len(shown):,} test images that the repair has not seen.",))
@@ -67,13 +79,11 @@ def trust_of(case: Case, main: Repaired, remedy: Repair, session: Session) -> re
             }
         )
         inversions.append(masks)
-    return found if case.recipe.trust == "quick" else _full(case, main, remedy, found, inversions, session)
+    return found, inversions
 
 
-def _full(
-    case: Case, main: Repaired, remedy: Repair, found: report.Trust, inversions: list[Inversion], session: Session
-) -> report.Trust:
-    """Return `found` with plants and re-activation."""
+def _planted(case: Case, remedy: Repair, found: report.Trust, session: Session) -> report.Trust:
+    """Return `found` with what the remedy removes of planted tamperings."""
     seed = case.recipe.seed
     plants: list[Plant] = []
     for tampering in standard(case.clean.train, seed=seed_of(seed, "plants")):
@@ -89,6 +99,15 @@ def _full(
             notes.append(f"Did not take hold in the copies and says nothing: {', '.join(removed.skipped)}.")
     else:
         notes.append("None of the planted tamperings took hold in the copies: they say nothing.")
+    skipped = tuple(one.name for one in plants if not one.took)
+    return found.model_copy(update={"planted": planted, "skipped": skipped, "notes": tuple(notes)})
+
+
+def _reactivated(
+    case: Case, main: Repaired, found: report.Trust, inversions: list[Inversion], session: Session
+) -> report.Trust:
+    """Return `found` with the attempts to bring the likeliest made-up trigger back."""
+    seed, notes = case.recipe.seed, [*found.notes]
     suspect = max((one.suspect for one in inversions), key=lambda one: one.success.value)
     session.tell("trying to bring the likeliest trigger back")
     back = _tried(
@@ -101,7 +120,7 @@ def _full(
         ),
         notes,
     )
-    return found.model_copy(update={"planted": planted, "reactivation": back, "notes": tuple(notes)})
+    return found.model_copy(update={"reactivation": back, "notes": tuple(notes)})
 
 
 def _tried(attempt: Callable[[], tuple[report.Reactivation, ...]], notes: list[str]) -> tuple[report.Reactivation, ...]:

@@ -137,9 +137,13 @@ class Candidate(BaseModel, frozen=True, extra="forbid"):
 
 
 class Trust(BaseModel, frozen=True, extra="forbid"):
-    """All evidence that needs no knowledge of the trigger. What is empty was not tested."""
+    """All evidence that needs no knowledge of the trigger. What is empty was not tested.
+
+    skipped: names of plants that did not take hold and say nothing.
+    """
 
     planted: tuple[Planted, ...] = ()
+    skipped: tuple[str, ...] = ()
     inverted: tuple[Inverted, ...] = ()
     reactivation: tuple[Reactivation, ...] = ()
     disagreement: tuple[Disagreement, ...] = ()

@@ -19,6 +19,8 @@ from isthmus.table import Column, Table
 
 Remedy = Callable[[Sequence[nn.Module], Clean], nn.Module]
 """Suspects and clean samples -> the repaired model. A `Repair` with seed and session settled is one."""
+Share = tuple[float, float, float]
+"""A share removed in (-inf, 1] and its bounds: (share, low, high)."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Removal:
     @property
     def estimate(self) -> float:
         """Return the mean share removed, in (-inf, 1]: the number by which remedies or cases are ranked."""
-        return fsum(outcome.share for outcome in self.outcomes) / len(self.outcomes)
+        return pooled([(outcome.share, outcome.low, outcome.high) for outcome in self.outcomes])[0]
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -62,10 +64,29 @@ class Removal:
         Were it exchangeable with the K plants, its share would lie between their smallest and largest with probability
         (K - 1) / (K + 1), 60 % at 4 plants and 80 % at 9, and the Wilson bounds widen that. It is not exchangeable: see the module's text.
         """
-        return min(outcome.low for outcome in self.outcomes), max(outcome.high for outcome in self.outcomes)
+        return pooled([(outcome.share, outcome.low, outcome.high) for outcome in self.outcomes])[1:]
 
 
-def share_removed(before: Rate, after: Rate) -> tuple[float, float, float]:
+def pooled(shares: Sequence[Share]) -> Share:
+    """Return (mean share, lowest low, highest high) of what was removed of several plants: see :class:`Removal`.
+
+    >>> pooled([(1.0, 0.75, 1.0), (0.5, 0.25, 0.625)])
+    (0.75, 0.25, 1.0)
+    """
+    require(bool(shares), "shares", "hold that of one plant at least", "none")
+    return (
+        fsum(share for share, _, _ in shares) / len(shares),
+        min(low for _, low, _ in shares),
+        max(high for _, _, high in shares),
+    )
+
+
+def success_before(copies: Sequence[Rate]) -> Rate:
+    """Return the rate from which removal is counted: the highest of the copies, whichever of them a remedy repairs."""
+    return max(copies, key=lambda rate: rate.value)
+
+
+def share_removed(before: Rate, after: Rate) -> Share:
     """Return (share, low, high) with share = (before - after) / before, 1 where nothing is left, below 0 where success rose.
 
     The 95 % interval is that of the ratio after / before by recovery of variance estimates from the two Wilson intervals (Donner and Zou
@@ -157,7 +178,7 @@ def _planted(bridge: Bridge, found: Plant, ends: Sequence[int] | None) -> Bridge
 
 def _removed(found: Plant, remedy: Remedy) -> Removed:
     module, validation = remedy(found.modules, found.clean), found.clean.validation
-    before, after = max(found.success, key=lambda rate: rate.value), found.measure(module)
+    before, after = success_before(found.success), found.measure(module)
     first, last = (correct(logits(model, validation), validation.y) for model in (found.modules[0], module))
     share, low, high = share_removed(before, after)
     return Removed(found.name, before, after, Rate.of(last), mcnemar(first, last), share, low, high)
