@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from isthmus._check import require
 from isthmus.rates import Rate
+from isthmus.repair.strength import bar
 from isthmus.table import Table
 
 
@@ -23,9 +24,8 @@ class Choice:
 def farthest_within(table: Table, *, margin: float, errors: float = 1.0) -> Choice:
     """Return the interior point farthest from both ends whose validation accuracy is near enough to the best interior one.
 
-    bar = best accuracy - max(margin, errors * standard error), the standard error being the binomial one of the best accuracy on the
-    n validation images (the one-standard-error rule of Breiman et al. 1984). Among the points at or above the bar, the one that
-    maximises min(t, 1 - t) wins: what an end brought with it fades with distance, and validation cannot see it. Ties go to the
+    Near enough: at least :func:`isthmus.repair.strength.bar` of the best accuracy on the n validation images. Among those points the
+    one that maximises min(t, 1 - t) wins: what an end brought with it fades with distance, and validation cannot see it. Ties go to the
     higher accuracy, then to the lower t. Reads only columns marked `validation`.
 
     margin: in accuracy, such as 0.02. Raises InputError without an interior point.
@@ -44,18 +44,18 @@ def farthest_within(table: Table, *, margin: float, errors: float = 1.0) -> Choi
     inside = [(t, accuracy) for t, accuracy in rows if 0 < t < 1]
     require(bool(inside), "table", "have at least one point strictly between the ends", f"{len(rows)} rows")
     best = max(accuracy for _, accuracy in inside)
-    slack = max(margin, errors * (best * (1 - best) / n) ** 0.5)
-    bar = best - slack
-    within = [(t, accuracy) for t, accuracy in inside if accuracy >= bar - 1e-12]
+    top = Rate(round(best * n), n)
+    least = bar(top, margin=margin, errors=errors)
+    within = [(t, accuracy) for t, accuracy in inside if accuracy >= least - 1e-12]
     t, accuracy = min(within, key=lambda row: (-round(min(row[0], 1 - row[0]), 12), -row[1], row[0]))
     rule = (
-        f"farthest from both ends among interior points whose validation accuracy is within {100 * slack:.1f} points of the best "
-        f"interior point (the larger of {100 * margin:.1f} points and {errors:g} standard error(s), n = {n:,})"
+        "farthest from both ends among interior points whose validation accuracy is within "
+        f"{100 * (top.value - least):.1f} points of the best interior point (the larger of {100 * margin:.1f} points and {errors:g} "
+        f"standard error(s), n = {n:,})"
     )
     found = Rate(round(accuracy * n), n)
-    top = Rate(round(best * n), n)
     explanation = (
-        f"t = {t:g}: validation accuracy {found}; best interior point {top}; bar {100 * bar:.1f} %; "
+        f"t = {t:g}: validation accuracy {found}; best interior point {top}; bar {100 * least:.1f} %; "
         f"{len(within)} of {len(inside)} interior points met it."
     )
-    return Choice(t, found, top, bar, len(within), rule, explanation)
+    return Choice(t, found, top, least, len(within), rule, explanation)

@@ -21,7 +21,7 @@ from isthmus.randomness import seed_of, stream
 from isthmus.rates import Rate
 from isthmus.repair.choose import Choice
 from isthmus.repair.protocol import Clean, Repaired
-from isthmus.repair.strength import strongest_within
+from isthmus.repair.strength import bar, strongest_within
 from isthmus.scan import scan
 from isthmus.settle import Recalibrate
 from isthmus.table import Table
@@ -211,14 +211,14 @@ def _strongest(table: Table, n: int, margin: float) -> Choice:
     rates = [Rate(round((1 - error / 100) * n), n) for error in table.frame["validation_error"].astype(float)]
     chosen = strongest_within(places, rates, margin=margin)
     best = max(rates, key=lambda rate: rate.value)
-    slack = max(margin, (best.value * (1 - best.value) / n) ** 0.5)
-    inside = sum(rate.value >= best.value - slack - 1e-12 for rate in rates)
+    least = bar(best, margin=margin)
+    inside = sum(rate.value >= least - 1e-12 for rate in rates)
     rule = (
-        f"largest t whose validation accuracy is within {100 * slack:.1f} points of the best (the larger of {100 * margin:.1f} points and "
-        f"1 standard error, n = {n:,})"
+        f"largest t whose validation accuracy is within {100 * (best.value - least):.1f} points of the best (the larger of "
+        f"{100 * margin:.1f} points and 1 standard error, n = {n:,})"
     )
     explanation = (
-        f"t = {places[chosen]:g}: validation accuracy {rates[chosen]}; best {best}; bar {100 * (best.value - slack):.1f} %; "
+        f"t = {places[chosen]:g}: validation accuracy {rates[chosen]}; best {best}; bar {100 * least:.1f} %; "
         f"{inside} of {len(rates)} points met it."
     )
-    return Choice(places[chosen], rates[chosen], best, best.value - slack, inside, rule, explanation)
+    return Choice(places[chosen], rates[chosen], best, least, inside, rule, explanation)
