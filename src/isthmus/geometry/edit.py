@@ -17,7 +17,7 @@ def elevate(bridge: Bridge) -> Bridge:
     Q_i = i / (d + 1) P_{i-1} + (1 - i / (d + 1)) P_i (Farin 2002, section 6.1), along every coordinate of a surface.
     """
     basis, matrix = _elevation(bridge.basis)
-    return _rebuilt(bridge, basis, matrix)
+    return rebuilt(bridge, basis, matrix)
 
 
 def _elevation(basis: Basis) -> tuple[Basis, Tensor]:
@@ -49,14 +49,14 @@ def insert(bridge: Bridge, t: float) -> Bridge:
     knots = (*basis.knots[:place], t, *basis.knots[place:])
     eye = torch.eye(basis.points, dtype=torch.float64)
     new = basis(torch.tensor([t], dtype=torch.float64))[None]
-    return _rebuilt(bridge, Chain(basis.points + 1, knots), torch.cat([eye[:place], new, eye[place:]]))
+    return rebuilt(bridge, Chain(basis.points + 1, knots), torch.cat([eye[:place], new, eye[place:]]))
 
 
 def reverse(bridge: Bridge, axis: int = 0) -> Bridge:
     """Return the bridge run backwards along coordinate `axis`: theta_new(..., u, ...) = theta(..., 1 - u, ...)."""
     require(0 <= axis < bridge.basis.dim, "axis", f"be a coordinate of the bridge, below {bridge.basis.dim}", axis)
     basis, matrix = _reversal(bridge.basis, axis)
-    return _rebuilt(bridge, basis, matrix)
+    return rebuilt(bridge, basis, matrix)
 
 
 def _reversal(basis: Basis, axis: int) -> tuple[Basis, Tensor]:
@@ -98,10 +98,10 @@ def edges(bridge: Bridge) -> dict[str, Bridge]:
 
 def _selected(bridge: Bridge, basis: Basis, keep: list[int]) -> Bridge:
     matrix = torch.eye(bridge.basis.num_points, dtype=torch.float64)[keep]
-    return _rebuilt(bridge, basis, matrix)
+    return rebuilt(bridge, basis, matrix)
 
 
-def _rebuilt(bridge: Bridge, basis: Basis, matrix: Tensor) -> Bridge:
+def rebuilt(bridge: Bridge, basis: Basis, matrix: Tensor) -> Bridge:
     """Return the bridge over `basis` with control points matrix @ points; one-hot rows are copied bitwise and keep their role."""
     old = bridge.points
     origin = [int(row.argmax()) if row.count_nonzero() == 1 and float(row.max()) == 1.0 else None for row in matrix]
