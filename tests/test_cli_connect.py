@@ -69,6 +69,20 @@ def test_every_geometry(capsys, tmp_path, models, geometry, count, free, shape):
     assert load_file(tmp_path / "g" / "bridge.safetensors")["fixed"].shape[0] == count
 
 
+def test_a_surface_in_stages_keeps_its_edges(capsys, tmp_path, models):
+    common = ("connect", *models[:4], "--geometry", "surface:2x2", "--steps", "8", "--set", "sampling=area")
+    done = call(capsys, *common, "--stages", "edges-kept", "--out", tmp_path / "g", "--json")
+    assert done.code == 0, done.err
+    assert done.json["free_points"] == 1
+    assert done.json["training"]["gradient_evaluations"] == 8
+    assert not list((tmp_path / "g").glob("checkpoint-edge-*"))
+    assert load_file(tmp_path / "g" / "bridge.safetensors")["fixed"].shape[0] == 8
+    wrong = call(capsys, *common, "--stages", "edges", "--out", tmp_path / "h")
+    assert (wrong.code, "stages" in wrong.err) == (2, True)
+    line = call(capsys, "connect", *models[:2], "--stages", "edges-kept", "--out", tmp_path / "i")
+    assert (line.code, "anything but a Bezier surface" in line.err) == (2, True)
+
+
 def test_a_straight_line_is_as_long_as_its_chord(capsys, tmp_path, models):
     done = call(capsys, "connect", *models[:2], "--geometry", "line", "--out", tmp_path / "g", "--json")
     one, two = (torch.cat([t.flatten() for t in load_file(path).values()]) for path in models[:2])

@@ -1,12 +1,21 @@
 """Sampling against the distributions it claims, with fixed seeds."""
 
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
 import pytest
 import torch
 from scipy.stats import beta, chisquare, kstest, uniform
 
+from contracts.bridge import drawn
+from isthmus.geometry import gram
 from isthmus.geometry.bases import Basis, Bernstein, Chain, Product
+from isthmus.geometry.bridge import Bridge
+from isthmus.geometry.edit import elevate
 from isthmus.geometry.flat import Affine, Barycentric
-from isthmus.geometry.sampling import sample
+from isthmus.geometry.patch import part
+from isthmus.geometry.sampling import sample, sample_by_area
 
 STRATIFIED = pytest.mark.parametrize("stratified", [False, True])
 
@@ -90,3 +99,51 @@ def test_draws_come_from_the_generator_alone(*, stratified: bool) -> None:
 @STRATIFIED
 def test_a_basis_without_coordinates(*, stratified: bool) -> None:
     assert sample(Affine(1), 3, generator=torch.Generator(), stratified=stratified).shape == (3, 0)
+
+
+def test_a_curve_is_covered_by_its_length() -> None:
+    """Arc length by quadrature, elsewhere in the library, of what is drawn: uniform between the ends."""
+    bridge = drawn(Bernstein(2))
+    bridge = bridge.with_free(bridge.free * 20 + 5)  # fast at its ends
+    found = sample_by_area(bridge, 1500, generator=torch.Generator().manual_seed(3))
+    whole = gram.length(bridge)
+    share = [gram.length(bridge, 0.0, t) / whole for t in found[:, 0].tolist()]
+    assert kstest(share, uniform.cdf).pvalue > 0.01
+    assert kstest(found[:, 0], uniform.cdf).pvalue < 1e-6
+
+
+def test_a_chain_is_covered_piece_by_piece() -> None:
+    bridge = drawn(Chain(3))
+    pieces = np.array([gram.length(bridge, 0.0, 0.5), gram.length(bridge, 0.5, 1.0)])
+    found = sample_by_area(bridge, 4000, generator=torch.Generator().manual_seed(3))
+    first = int((found < 0.5).sum())
+    expected = 4000 * pieces / pieces.sum()
+    assert chisquare([first, 4000 - first], expected).pvalue > 0.01
+
+
+def test_a_surface_is_covered_by_its_area() -> None:
+    bridge = elevate(drawn(Product(Bernstein(1), Bernstein(1))))
+    bridge = bridge.with_free(bridge.free * torch.linspace(0.2, 6, len(bridge.free), dtype=torch.float64)[:, None])
+    bounds = (0.0, 0.25, 0.6, 1.0)
+    spans = list(pairwise(bounds))
+    areas = [gram.area(part(bridge, [a, c], [b, d])) for a, b in spans for c, d in spans]
+    found = sample_by_area(bridge, 6000, generator=torch.Generator().manual_seed(3))
+    cells = [torch.bucketize(found[:, k].contiguous(), torch.tensor(bounds[1:-1], dtype=torch.float64)) for k in (0, 1)]
+    counts = torch.bincount(cells[0] * 3 + cells[1], minlength=9).tolist()
+    assert chisquare(counts, [6000 * one / sum(areas) for one in areas]).pvalue > 0.01
+    assert chisquare(counts, [6000 * (b - a) * (d - c) for a, b in spans for c, d in spans]).pvalue < 1e-6
+
+
+def test_on_a_flat_simplex_area_is_uniform_and_a_point_has_none() -> None:
+    flat = drawn(Barycentric(3))
+    found = sample_by_area(flat, 3000, generator=torch.Generator().manual_seed(3))
+    assert kstest(found[:, 0], beta(1, 2).cdf).pvalue > 0.01
+    still = drawn(Bernstein(2))
+    still = replace(still, fixed=torch.zeros_like(still.fixed), free=torch.zeros_like(still.free))
+    one, two = (draw(still, 8, generator=torch.Generator().manual_seed(3)) for draw in (sample_by_area, of_basis))
+    assert torch.equal(one, two)
+    assert sample_by_area(drawn(Affine(1)), 3, generator=torch.Generator()).shape == (3, 0)
+
+
+def of_basis(bridge: Bridge, count: int, *, generator: torch.Generator) -> torch.Tensor:
+    return sample(bridge.basis, count, generator=generator)

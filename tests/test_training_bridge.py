@@ -11,7 +11,7 @@ from contracts.modules import assert_same_bits, bits, odd_module, seeded, tensor
 from fit_example import batches, gradient_plan, inputs, mean_loss, mixing_gradient, small, toy
 from isthmus.geometry.bridge import Bridge
 from isthmus.geometry.build import connect, parse_geometry
-from isthmus.geometry.sampling import sample
+from isthmus.geometry.sampling import sample, sample_by_area
 from isthmus.probes import Clean
 from isthmus.randomness import seed_of, stream
 from isthmus.settle import Recalibrate
@@ -39,8 +39,9 @@ def step(bridge: Bridge, plan: Plan) -> Tensor:
 
 def draws(bridge: Bridge, plan: Plan) -> Tensor:
     count = plan.num_points * plan.accumulate
-    stratified = plan.sampling == "stratified"
-    return sample(bridge.basis, count, generator=stream(SEED, "u", 0), stratified=stratified)
+    if plan.sampling == "area":
+        return sample_by_area(bridge, count, generator=stream(SEED, "u", 0))
+    return sample(bridge.basis, count, generator=stream(SEED, "u", 0), stratified=plan.sampling == "stratified")
 
 
 def micro(plan: Plan) -> list[tuple[Tensor, Tensor]]:
@@ -71,6 +72,7 @@ def test_each_point_gets_its_weight_times_the_gradient_at_theta(geometry: str) -
     [
         {"num_points": 3},
         {"num_points": 3, "sampling": "stratified"},
+        {"num_points": 2, "sampling": "area"},
         {"accumulate": 2},
         {"accumulate": 3, "batch_size": 7},  # micro-batches of 3, 2 and 2
         {"accumulate": 2, "num_points": 2, "sampling": "stratified"},

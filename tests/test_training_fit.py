@@ -188,7 +188,8 @@ def test_the_same_seed_gives_the_same_bits_and_another_one_does_not() -> None:
         {"steps": 4}, {"batch_size": 9}, {"optimizer": "adamw"}, {"learning_rate": 0.04}, {"momentum": 0.5}, {"nesterov": True},
         {"weight_decay": 0.1}, {"weight_decay": 0.1, "decay": "points"}, {"schedule": "constant"}, {"schedule": "triangular"},
         {"schedule": "multistep"}, {"schedule": "multistep", "milestones": (0.4, 0.5)}, {"schedule": "multistep", "gamma": 0.5},
-        {"warmup": 0.5}, {"num_points": 3}, {"sampling": "stratified"}, {"accumulate": 2}, {"sharpness": 0.1}, {"clip": 0.01},
+        {"warmup": 0.5}, {"num_points": 3}, {"sampling": "stratified"}, {"sampling": "area"}, {"accumulate": 2},
+        {"sharpness": 0.1}, {"clip": 0.01},
         {"augment": Augment()}, {"augment": Augment(1, flip=True)}, {"precision": "bf16-mixed"},
     ],
 )  # fmt: skip

@@ -16,6 +16,8 @@ isthmus connect runs/a/model.safetensors runs/b/model.safetensors --steps 800 --
 isthmus connect A.pth B.pth --arch arch.py:net --data cifar10 --clean 2500 --geometry bezier:2 --out runs/ab
 
 isthmus connect A B C D --geometry surface:2x2 --data cifar10 --out runs/abcd
+
+isthmus connect A B C D --geometry surface:3x3 --stages edges-kept --set sampling=area --data cifar10 --out runs/abcd
 """
 
 
@@ -30,6 +32,14 @@ def connect(  # noqa: PLR0913  one parameter for each option
             "--geometry", metavar="SPEC", help="bezier:2, chain:1, surface:2x2, line, ... (isthmus list geometries)."
         ),
     ] = "bezier:2",
+    stages: Annotated[
+        str,
+        typer.Option(
+            "--stages",
+            metavar="together|edges-first|edges-kept",
+            help="How a surface is trained: all at once, its edges first, or its edges alone and then only what lies between.",
+        ),
+    ] = "together",
     clean: Annotated[
         int | None,
         typer.Option(
@@ -103,6 +113,7 @@ def connect(  # noqa: PLR0913  one parameter for each option
             {"method": adversary, "eps": eps, "norms": norm, "steps": attack_steps, "schedule": schedule}, adversary_set
         ),
         plan=plan,
+        stages=stages,  # pyright: ignore[reportArgumentType]  pydantic checks it
         seed=seed,
     )
     work = Work(devices, accelerator, plan.precision, checkpoint_every, track)

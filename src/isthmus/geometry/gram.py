@@ -50,6 +50,13 @@ def speed(bridge: Bridge, t: Tensor, *, gram_matrix: Tensor | None = None) -> Te
     return torch.einsum("ki,ij,kj->k", derivative, matrix, derivative).clamp_min(0).sqrt()
 
 
+def density(bridge: Bridge, u: Tensor, *, gram_matrix: Tensor | None = None) -> Tensor:
+    """Return sqrt(det g(u)) at each of (k, d) coordinates: how much length, area or volume in weight space a unit of u covers."""
+    derivative = bridge.basis.derivative(u.double())
+    forms = derivative @ (gram(bridge) if gram_matrix is None else gram_matrix) @ derivative.transpose(-1, -2)
+    return torch.linalg.det(forms).clamp_min(0).sqrt()
+
+
 def length(bridge: Bridge, start: float = 0.0, end: float = 1.0) -> float:
     """Return the arc length of a curve between two coordinates, in either order: the integral of the speed, piece by smooth piece."""
     _require_dim(bridge, 1)
@@ -89,9 +96,7 @@ def area(bridge: Bridge) -> float:
         if isinstance(bridge.basis, Barycentric):  # Duffy: the square onto the triangle
             weights = weights * (1 - grid[:, 0])
             grid = torch.stack([grid[:, 0], grid[:, 1] * (1 - grid[:, 0])], -1)
-        derivative = bridge.basis.derivative(grid)
-        forms = derivative @ matrix @ derivative.transpose(-1, -2)
-        total += float(weights @ torch.linalg.det(forms).clamp_min(0).sqrt())
+        total += float(weights @ density(bridge, grid, gram_matrix=matrix))
     return total
 
 

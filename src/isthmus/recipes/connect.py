@@ -20,6 +20,7 @@ from isthmus.training.adversary import Adversary
 from isthmus.training.fit import fit
 from isthmus.training.plan import Plan
 from isthmus.training.session import Fitted, Session
+from isthmus.training.staged import Stages, fit_staged
 
 
 class ConnectRecipe(BaseModel):
@@ -27,6 +28,7 @@ class ConnectRecipe(BaseModel):
 
     models: weight files, in the order of the geometry's corners. arch, data: taken from the files where they say it. clean: so many
     images of the training split (the reserve of seed 0, see :func:`isthmus.recipes.reserve.reserve`); None for all of it.
+    stages: how a surface is trained (:func:`isthmus.training.staged.fit_staged`).
     adversary: minimise the loss under attack, crafted on the interpolated model (Zhao et al. 2020; several norms: RMC, Wang et al. 2023).
     """
 
@@ -42,6 +44,7 @@ class ConnectRecipe(BaseModel):
     augment: str = "auto"
     adversary: Adversary | None = None
     plan: Plan = Field(default_factory=Plan)
+    stages: Stages = "together"
     seed: int = 0
 
 
@@ -107,6 +110,7 @@ def run_connect(recipe: ConnectRecipe, run: Run, *, session: Session | None = No
         files=files,
         training=None if fitted is None else _training(fitted),
     )
+    run.discard("checkpoint-*.pt")  # of the stages before the last
     run.save("connect.json", lambda place: write_json(place, result.model_dump(mode="json")))
     return result
 
@@ -136,11 +140,15 @@ def _fitted(
     bridge: Bridge, samples: Samples, recipe: ConnectRecipe, plan: Plan, run: Run, session: Session | None
 ) -> Fitted | None:
     """Return the trained bridge, None where there is nothing to train."""
-    if bridge.free.shape[0] == 0:
+    if bridge.free.shape[0] == 0 and recipe.stages == "together":
         return None
+
+    def train(part: Bridge, own: Plan, seed: int, work: Session) -> Fitted:
+        objective = None if recipe.adversary is None else recipe.adversary.objective(own.cycle_starts)
+        return fit(part, samples, own, seed=seed, objective=objective, session=work)
+
     session = replace(session or Session(), checkpoint=run.file("checkpoint.pt"))
-    objective = None if recipe.adversary is None else recipe.adversary.objective(plan.cycle_starts)
-    return fit(bridge, samples, plan, seed=recipe.seed, objective=objective, session=session)
+    return fit_staged(bridge, plan, train, stages=recipe.stages, seed=recipe.seed, session=session)
 
 
 def _training(fitted: Fitted) -> Training:

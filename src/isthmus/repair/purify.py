@@ -8,7 +8,6 @@ from math import ceil, inf, isfinite
 from time import perf_counter
 from typing import Literal
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -23,6 +22,7 @@ from isthmus.table import Table
 from isthmus.training.distillation import Distilled
 from isthmus.training.fit import fit_module
 from isthmus.training.plan import Plan
+from isthmus.training.record import joined
 from isthmus.training.session import Session
 
 Precision = Literal["32-true", "bf16-mixed"]
@@ -150,7 +150,7 @@ class Purify:
             evaluations=self.plan.evaluations + spent,
             note=f"smallest trigger: {told(suspected[0])}",
             table=table_of(found, len(samples)),
-            history=_joined(histories, parts, self.plan),
+            history=joined(histories, parts, self.plan),
         )
 
 
@@ -176,13 +176,6 @@ def _parts(steps: int, count: int) -> list[int]:
     """
     count = min(steps, count)
     return [steps // count + (k < steps % count) for k in range(count)]
-
-
-def _joined(histories: Sequence[Table], parts: Sequence[int], plan: Plan) -> Table:
-    """Return the histories of the parts as that of the whole `plan`, steps counted from the first part's."""
-    frames = [one.frame.assign(step=one.frame["step"] + sum(parts[:k])) for k, one in enumerate(histories)]
-    meta = {**histories[-1].meta, "plan": plan.model_dump(mode="json")}
-    return Table(pd.concat(frames, ignore_index=True), histories[-1].columns, meta)
 
 
 def _weights(found: Sequence[Found], more: Sequence[Found], power: float) -> Tensor:

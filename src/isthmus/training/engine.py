@@ -10,7 +10,7 @@ from torch import Tensor
 from isthmus._check import require
 from isthmus.data import Samples
 from isthmus.geometry.bridge import Bridge, mix
-from isthmus.geometry.sampling import sample
+from isthmus.geometry.sampling import sample, sample_by_area
 from isthmus.layout import Bound, Layout, buffers_of, load_buffers, memory_format_for, placement
 from isthmus.problem import Problem
 from isthmus.randomness import seed_of, stream
@@ -98,12 +98,7 @@ class Engine:
             group["lr"] = rate
         parts = self.order.batch(self.step).tensor_split(self.world * plan.accumulate)[self.rank :: self.world]
         count = plan.num_points * plan.accumulate * self.world
-        draws = sample(
-            self.live.basis,
-            count,
-            generator=stream(self.seed, "u", self.step),
-            stratified=plan.sampling == "stratified",
-        )[self.rank :: self.world]
+        draws = self._coordinates(count)[self.rank :: self.world]
         share = self.world / plan.batch_size / plan.num_points
         self.draw = 0
         for k, index in enumerate(parts):
@@ -119,6 +114,13 @@ class Engine:
         self.optimizer.step()
         self._constrain()
         self.step += 1
+
+    def _coordinates(self, count: int) -> Tensor:
+        """Return the coordinates (count, d) of this step, the same in every process."""
+        generator = stream(self.seed, "u", self.step)
+        if self.plan.sampling == "area":
+            return sample_by_area(self.live, count, generator=generator)
+        return sample(self.live.basis, count, generator=generator, stratified=self.plan.sampling == "stratified")
 
     def _constrain(self) -> None:
         """Carry the weights back to what the objective allows; those that their owner froze to where they were."""

@@ -13,8 +13,10 @@ class Plan(BaseModel):
 
     decay: where `weight_decay` acts. "theta" adds weight_decay * theta(u) to the gradient at the point (Garipov et al. 2018);
     "points" shrinks the control points themselves (Ren et al. 2025). For a single model trained by SGD both are the same.
-    num_points: coordinates u drawn per micro-batch, each a forward and backward pass over it, gradients averaged. accumulate:
-    micro-batches per step. sharpness: radius rho of an ascent step taken on theta(u) before the gradient; None for the plain gradient.
+    num_points: coordinates u drawn per micro-batch, each a forward and backward pass over it, gradients averaged. sampling: u uniform,
+    stratified, or uniform over the length or area that the bridge has at that step; the gradient of that density is left out, as it is
+    where u is uniform. accumulate: micro-batches per step.
+    sharpness: radius rho of an ascent step taken on theta(u) before the gradient; None for the plain gradient.
     ascent: "adaptive" (Kwon et al. 2021), or "layerwise", in which rho is a share of each layer's norm (adversarial weight perturbation,
     Wu et al. 2020, eq. 9). clip: largest gradient norm at a point. resets: shares of the steps at which a cycle ends: the learning rate
     starts anew where `restart_rate`, and the point is kept as a snapshot. milestones: shares of a cycle. average: decay of an exponential
@@ -37,7 +39,7 @@ class Plan(BaseModel):
     milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.5, 0.75)
     gamma: float = Field(default=0.1, gt=0, le=1)
     num_points: int = Field(default=1, ge=1)
-    sampling: Literal["uniform", "stratified"] = "uniform"
+    sampling: Literal["uniform", "stratified", "area"] = "uniform"
     accumulate: int = Field(default=1, ge=1)
     sharpness: float | None = Field(default=None, gt=0)
     ascent: Literal["adaptive", "layerwise"] = "adaptive"

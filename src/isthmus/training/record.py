@@ -1,9 +1,11 @@
 """`Record`: what a fit writes down beside its control points."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
+import pandas as pd
 from torch import Tensor
 
 from isthmus.geometry.bridge import Bridge
@@ -11,6 +13,7 @@ from isthmus.randomness import stream
 from isthmus.table import Column, Table
 from isthmus.training.engine import Point
 from isthmus.training.follow import Follow
+from isthmus.training.plan import Plan
 
 HISTORY = (
     Column("step", "1", None, "train", None, "optimizer steps done"),
@@ -98,3 +101,10 @@ class Record:
         """Go on from `state`."""
         for name, value in state.items():
             setattr(self, name, value)
+
+
+def joined(histories: Sequence[Table], parts: Sequence[int], plan: Plan) -> Table:
+    """Return the histories of the parts of a training, of so many steps each, as that of the whole `plan`, steps counted through."""
+    frames = [one.frame.assign(step=one.frame["step"] + sum(parts[:k])) for k, one in enumerate(histories)]
+    meta = {**histories[-1].meta, "plan": plan.model_dump(mode="json")}
+    return Table(pd.concat(frames, ignore_index=True), histories[-1].columns, meta)
