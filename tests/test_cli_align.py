@@ -153,6 +153,14 @@ def test_a_planted_permutation_is_found_and_told(capsys, tmp_path, generator):
         assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+def test_where_repair_has_nothing_to_correct_it_has_no_row(capsys, tmp_path):
+    files = [model_file(tmp_path / f"{name}.safetensors", arch="cnn", seed=k, width=2) for k, name in enumerate("ab")]
+    done = call(capsys, "align", *files, *FEW, "--out", tmp_path / "o")
+    assert done.code == 0, done.err
+    assert "REPAIR: 0 layers corrected, 3 by BatchNorm, 1 left; no more than the reset" in done.out.splitlines()
+    assert "REPAIR |" not in done.out
+
+
 def test_the_same_weights_under_two_names_are_told(capsys, tmp_path):
     files = [model_file(tmp_path / f"{name}.safetensors") for name in "ab"]
     done = call(capsys, "align", *files, *FEW, "--out", tmp_path / "o")

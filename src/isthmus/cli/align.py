@@ -103,7 +103,8 @@ def _lines(result: "Aligned") -> Iterable[str]:
     """Return what people see."""
     yield from result.notes
     units = sum(group.size for group in result.groups)
-    yield f"{result.arch}: {units:,} hidden units in {len(result.groups)} groups may change places"
+    groups = f"{len(result.groups)} group{'s' if len(result.groups) > 1 else ''}"
+    yield f"{result.arch}: {units:,} hidden units in {groups} may change places"
     yield from (f"left as it is: {axis}" for axis in result.unpermuted[:SHOWN])
     if len(result.unpermuted) > SHOWN:
         yield f"left as they are: {len(result.unpermuted) - SHOWN} more axes, see align.json"
@@ -114,9 +115,11 @@ def _lines(result: "Aligned") -> Iterable[str]:
         )
         yield from _table(result, model.model).splitlines()
     yield "accuracy and loss in the middle of the line; rise: above the mean of the ends; barrier: the highest on the line"
-    if result.repair is not None:
-        made = result.repair
-        yield f"REPAIR: {len(made.corrected)} layers corrected, {len(made.normalised)} by BatchNorm, {len(made.left)} left"
+    made = result.repair
+    left = f"{len(made.normalised)} by BatchNorm, {len(made.left)} left"
+    yield f"REPAIR: {len(made.corrected)} layers corrected, {left}" + (
+        "" if made.corrected else "; no more than the reset"
+    )
     for model in result.models:
         yield f"written: {model.file}"
 

@@ -110,7 +110,7 @@ class Aligned(BaseModel):
     models: tuple[AlignedModel, ...]
     midpoints: dict[str, JsonValue]
     barriers: tuple[dict[str, JsonValue], ...]
-    repair: Repaired | None
+    repair: Repaired
     notes: tuple[str, ...] = ()
     files: dict[str, str]
 
@@ -162,7 +162,7 @@ def run_align(recipe: AlignRecipe, run: Run, *, monitor: Monitor | None = None) 
         models=tuple(records),
         midpoints=measured.midpoints.to_json(),  # pyright: ignore[reportArgumentType]  JSON values
         barriers=tuple(measured.barriers),  # pyright: ignore[reportArgumentType]
-        repair=None if made is None else Repaired(corrected=made.corrected, normalised=made.normalised, left=made.left),
+        repair=Repaired(corrected=made.corrected, normalised=made.normalised, left=made.left),
         notes=(*notes, *_same(reference, others, records)),
         files=_saved(run, written, measured),
     )

@@ -6,7 +6,6 @@ from math import isfinite, isnan, nan
 from time import perf_counter
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
 from isthmus.barrier import Barrier, barriers
@@ -48,13 +47,13 @@ class Pair:
 class Measured:
     """midpoints: a row for each pair, weights and statistics. lines: every point. barriers: of loss and error under each definition.
 
-    repaired: which layers REPAIR corrected, None where there was nothing that BatchNorm leaves to it.
+    repaired: which layers REPAIR corrects; where there are none it has no rows, because it would be the BatchNorm reset.
     """
 
     midpoints: Table
     lines: Table
     barriers: list[dict[str, object]]
-    repaired: Renormalized | None
+    repaired: Renormalized
 
 
 def measure(
@@ -69,11 +68,13 @@ def measure(
 
     REPAIR depends on the weights of the mixture and is measured at the middle alone.
     """
-    ts = sorted({*torch.linspace(0, 1, points, dtype=torch.float64).tolist(), 0.5})
+    ts = sorted(
+        {*(k / (points - 1) for k in range(points)), 0.5}
+    )  # by division, so that no second 0.5 is off by a rounding
     policies: dict[str, Keep | Recalibrate] = {KEPT: Keep()}
     if running_layers(reference):
         policies[RESET] = Recalibrate(samples)
-    probe, made = Clean(test), None
+    probe, repairs = Clean(test), list[Renormalized]()
     keeper.begin(len(pairs) * 2 * len(policies) * len(ts), (Column("t"), *probe.columns))
     rows: list[dict[str, object]] = []
     told: list[dict[str, object]] = []
@@ -87,13 +88,13 @@ def measure(
                 found = _barriers(table)
                 rows.append(_labelled(key) | _midpoint(table) | _headlines(found))
                 told += [_labelled(key) | {"of": of} | _plain(b) for of, held in found.items() for b in held.values()]
-            made = renormalize(bridge.at(0.5), (reference, other), (0.5, 0.5), samples)
-            if made.corrected:
+            repairs.append(renormalize(bridge.at(0.5), (reference, other), (0.5, 0.5), samples))
+            if repairs[-1].corrected:
                 ends = keeper.ends((pair.name, weights, KEPT))
-                middle = _midpoint_of(probe(made.module), ends)
+                middle = _midpoint_of(probe(repairs[-1].module), ends)
                 rows.append(_labelled((pair.name, weights, REPAIR)) | middle)
     midpoints = with_bounds(Table.of(cast(list[Row], rows), _columns(test)))
-    return Measured(midpoints, keeper.table(), told, made if made is not None and made.corrected else None)
+    return Measured(midpoints, keeper.table(), told, repairs[-1])
 
 
 def _labelled(key: Key) -> dict[str, object]:
