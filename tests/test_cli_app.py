@@ -24,6 +24,7 @@ COMMANDS = (
     "demo",
     "train",
     "connect",
+    "align",
     "scan",
     "attack",
     "reproduce",

@@ -9,6 +9,7 @@ import typer
 
 from isthmus.cli import (
     adaptive,
+    align,
     attack,
     catalogue,
     connect,
@@ -39,6 +40,7 @@ data = typer.Typer(help="Data sets on this machine.", no_args_is_help=False)
 app.command("demo", epilog=demo.EPILOG)(demo.demo)
 app.command("train", epilog=train.EPILOG)(train.train)
 app.command("connect", epilog=connect.EPILOG)(connect.connect)
+app.command("align", epilog=align.EPILOG)(align.align)
 app.command("scan", epilog=scan.EPILOG)(scan.scan)
 app.command("scatter", epilog=scatter.EPILOG)(scatter.scatter)
 app.command("attack", epilog=attack.EPILOG)(attack.attack)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from isthmus.recipes.adaptive import EvadeRecipe, run_evade
+from isthmus.recipes.align import AlignRecipe, run_align
 from isthmus.recipes.connect import ConnectRecipe, run_connect
 from isthmus.recipes.curvature import run_curvature
 from isthmus.recipes.curvature_parts import CurvatureRecipe
@@ -23,6 +24,7 @@ Part = (
     TrainRecipe
     | EvadeRecipe
     | ConnectRecipe
+    | AlignRecipe
     | ScanRecipe
     | CurvatureRecipe
     | ScatterRecipe
@@ -70,6 +72,9 @@ KINDS: Mapping[type[Part], Kind] = {
     ),
     ConnectRecipe: Kind(
         "connect.json", ("models",), lambda recipe, run, session: run_connect(recipe, run, session=session), _planned
+    ),
+    AlignRecipe: Kind(
+        "align.json", ("models",), lambda recipe, run, session: run_align(recipe, run, monitor=session.monitor)
     ),
     ScanRecipe: Kind(
         "table.json", ("bridge",), lambda recipe, run, session: run_scan(recipe, run, monitor=session.monitor)
