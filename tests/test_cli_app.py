@@ -25,6 +25,7 @@ COMMANDS = (
     "train",
     "connect",
     "scan",
+    "ensemble",
     "attack",
     "reproduce",
     "inspect",

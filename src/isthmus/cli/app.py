@@ -14,6 +14,7 @@ from isthmus.cli import (
     connect,
     curvature,
     demo,
+    ensemble,
     errors,
     inspect,
     landscape,
@@ -41,6 +42,7 @@ app.command("train", epilog=train.EPILOG)(train.train)
 app.command("connect", epilog=connect.EPILOG)(connect.connect)
 app.command("scan", epilog=scan.EPILOG)(scan.scan)
 app.command("scatter", epilog=scatter.EPILOG)(scatter.scatter)
+app.command("ensemble", epilog=ensemble.EPILOG)(ensemble.ensemble)
 app.command("attack", epilog=attack.EPILOG)(attack.attack)
 app.command("curvature", epilog=curvature.EPILOG)(curvature.curvature)
 app.command("landscape", epilog=landscape.EPILOG)(landscape.landscape)
