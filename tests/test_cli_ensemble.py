@@ -234,6 +234,7 @@ def test_validation_images_are_those_that_no_training_saw():
         (("--validation", "0"), "Invalid value for '--validation'"),
         (("--norm", "l2"), "`norm` should come with --eps, the radius of the attack. Found l2 alone."),
         (("--eps", "0.1", "--norm", "l3"), "`norm` should be 'linf', 'l2' or 'l1'. Found 'l3'."),
+        (("--eps", "20"), "`radius` should be at most 1, the width of the box in this norm. Found 20.0."),
         (("--eps", "none"), "`radius` should be a fraction or a decimal"),
         (("--resume",), "`resume` should come with --out, the folder to continue in. Found none."),
         (("--save",), "`save` should come with --out, where the soups go. Found none."),
@@ -242,7 +243,8 @@ def test_validation_images_are_those_that_no_training_saw():
 def test_wrong_words_are_one_line(capsys, tmp_path, words, text):
     bridge_at(tmp_path)
     before = tree(tmp_path)
-    done = call(capsys, "ensemble", tmp_path, *FEW, *words)
+    out = () if words[0] in ("--resume", "--save") else ("--out", tmp_path / "out")
+    done = call(capsys, "ensemble", tmp_path, *FEW, *words, *out)
     assert (done.code, done.out) == (2, "")
     assert len(done.err.splitlines()) == 1
     assert text in done.err

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from isthmus._check import InputError, require
-from isthmus.attacks.threat import Norm
+from isthmus.attacks.threat import Norm, Threat
 from isthmus.curvature.memory import free_memory, in_words, saved_bytes
 from isthmus.data import Samples, Splits, load_data, split_roles
 from isthmus.evaluate import evaluating
@@ -102,7 +102,7 @@ def case_of(recipe: EnsembleRecipe, run: Run | None) -> Case:
     """Return the members and the images of a recipe; the files read are recorded in the run.
 
     Raises InputError for a file that is neither, a bridge among several models, a model alone, models of different architectures, points
-    off the bridge, more of them than fit into memory, and for validation images that there are not.
+    off the bridge, more of them than fit into memory, a radius wider than the images, and for validation images that there are not.
     """
     bridge = _bridge_path(recipe)
     paths = [bridge] if bridge else list(recipe.models)
@@ -114,6 +114,8 @@ def case_of(recipe: EnsembleRecipe, run: Run | None) -> Case:
     test = splits.test
     if recipe.n is not None and recipe.n < len(test):
         test = test.subset(recipe.n, generator=stream(recipe.seed, "test"))
+    if recipe.eps is not None:
+        Threat(recipe.norm, recipe.eps).require_inputs(test.inputs())  # before hours of measuring
     template = task.build()
     settle = None
     if running_layers(template):
