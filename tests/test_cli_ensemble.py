@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from cli_example import call, model_file, tree
+from isthmus._check import InputError
 from isthmus.attacks.cascade import Settings, robustness
 from isthmus.attacks.pgd import PGD
 from isthmus.attacks.threat import Threat
@@ -13,10 +14,12 @@ from isthmus.data import load_data, split_roles
 from isthmus.ensemble import Ensemble
 from isthmus.evaluate import correct, logits
 from isthmus.geometry.build import connect, parse_geometry
+from isthmus.geometry.flat import Affine
 from isthmus.losses import cross_entropy
 from isthmus.models import load_model
 from isthmus.recipes import ensemble_bench, ensemble_members
 from isthmus.recipes.ensemble_members import EnsembleRecipe, chosen_on
+from isthmus.recipes.ensemble_points import points_of
 from isthmus.recipes.reserve import reserve
 from isthmus.settle import Recalibrate, running_layers
 from isthmus.soup import uniform_soup
@@ -201,6 +204,12 @@ def test_people_read_what_was_chosen_and_what_is_doubtful(capsys, tmp_path):
     bridge_at(tmp_path)
     twice = call(capsys, "ensemble", tmp_path / "bridge.safetensors", "--points", "0.5,0.5", *FEW)
     assert "warning: t = 0.5: named again, counted once more" in twice.out
+
+
+def test_a_plane_has_no_border():
+    assert points_of(Affine(3), "2,-1;0,0").tolist() == [[2.0, -1.0], [0.0, 0.0]]
+    with pytest.raises(InputError, match=r"`points` should lie on the bridge, a plane with any finite coordinates"):
+        points_of(Affine(3), "inf,0")
 
 
 def test_validation_images_are_those_that_no_training_saw():

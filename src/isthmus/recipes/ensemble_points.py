@@ -48,6 +48,8 @@ def inside(basis: Basis, u: list[float]) -> bool:
 
 
 def _domain(basis: Basis) -> str:
+    if isinstance(basis, Affine):
+        return "a plane with any finite coordinates"
     return "at least 0 with a sum of at most 1" if isinstance(basis, Barycentric) else "each coordinate in [0, 1]"
 
 
