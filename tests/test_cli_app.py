@@ -26,6 +26,7 @@ COMMANDS = (
     "connect",
     "align",
     "scan",
+    "ensemble",
     "attack",
     "reproduce",
     "inspect",

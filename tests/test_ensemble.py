@@ -8,7 +8,7 @@ from isthmus._check import InputError
 from isthmus.attacks.pgd import PGD
 from isthmus.attacks.threat import Threat
 from isthmus.attacks.victim import attacked
-from isthmus.ensemble import Ensemble
+from isthmus.ensemble import Ensemble, combined
 from isthmus.losses import cross_entropy
 
 
@@ -144,3 +144,22 @@ def test_bad_input() -> None:
         Ensemble([*members(1), *members(1, classes=3)])(inputs())
     with pytest.raises(InputError, match=r"`model` should return logits \(B, C\)"):
         Ensemble([nn.Flatten(0)])(inputs())
+
+
+@pytest.mark.parametrize("kind", ["softmax", "logits"])
+def test_the_logits_of_the_members_give_those_of_the_ensemble(kind) -> None:
+    models, x = members(3), inputs()
+    assert torch.equal(combined(torch.stack([model(x) for model in models]), kind), Ensemble(models, kind)(x))
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "message"),
+    [
+        ((4, 3), "softmax", r"`scores` should be logits \(M, B, C\), M >= 1. Found \(4, 3\)."),
+        ((0, 4, 3), "logits", r"`scores` should be logits \(M, B, C\), M >= 1. Found \(0, 4, 3\)."),
+        ((2, 4, 3), "logit", "`kind` should be one of logits, softmax. Found 'logit'. Did you mean 'logits'?"),
+    ],
+)
+def test_what_cannot_be_combined(shape, kind, message) -> None:
+    with pytest.raises(InputError, match=message):
+        combined(torch.zeros(shape), kind)

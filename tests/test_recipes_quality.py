@@ -10,7 +10,7 @@ from scipy.stats import binom
 
 from isthmus._check import InputError
 from isthmus.rates import Rate, wilson
-from isthmus.recipes.quality import by_class, calibration, changed, effectiveness, least_effectiveness
+from isthmus.recipes.quality import brier, by_class, calibration, changed, effectiveness, least_effectiveness
 from isthmus.recipes.sample_sizes import below_with_power, sample_sizes
 from isthmus.report import Entry, RateEntry
 
@@ -35,6 +35,16 @@ def test_calibration_error_by_hand() -> None:
     one = calibration(scores, y, bins=1)  # a single bin: the difference of the means
     assert one is not None
     assert one.error == pytest.approx(abs(3 / 5 - found.confidence))
+
+
+def test_brier_score_by_hand() -> None:
+    """Sure and right 0, sure and wrong 2, undecided between k classes 1 - 1/k."""
+    sure = torch.tensor([[50.0, -50.0], [50.0, -50.0]], dtype=torch.float64)
+    assert brier(sure, torch.tensor([0, 1])) == pytest.approx(1.0)
+    assert brier(torch.zeros(3, 4), torch.tensor([0, 1, 2])) == pytest.approx(3 / 4)
+    scores = torch.tensor([logits_for(0.8)], dtype=torch.float64)
+    assert brier(scores, torch.tensor([0])) == pytest.approx(2 * 0.2**2)
+    assert brier(torch.tensor([[torch.nan, 0.0]]), torch.tensor([0])) is None
 
 
 @pytest.mark.parametrize("bins", [1, 4, 15])

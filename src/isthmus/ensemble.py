@@ -46,8 +46,20 @@ class Ensemble(nn.Module):
         sizes = [out.shape[1] for out in scores]
         require(len(set(sizes)) == 1, "models", "have the same number of classes", ", ".join(map(str, sizes)))
         wide = [out.to(torch.promote_types(out.dtype, torch.float32)) for out in scores]
-        if self.kind == "logits":
-            return torch.stack(wide).mean(0)
-        # A sum of logarithms of probabilities: no probability is formed, so none underflows.
-        count = torch.tensor(float(len(wide)), dtype=wide[0].dtype, device=wide[0].device)
-        return torch.stack([out.log_softmax(1) for out in wide]).logsumexp(0) - count.log()
+        return combined(torch.stack(wide), self.kind)
+
+
+def combined(scores: Tensor, kind: Kind = "softmax") -> Tensor:
+    """Return the logits (B, C) of the ensemble from those of its M members (M, B, C): see :class:`Ensemble`.
+
+    >>> combined(torch.tensor([[[0.0, 2.0]], [[2.0, 0.0]]]), "logits").tolist()
+    [[1.0, 1.0]]
+    """
+    if kind not in get_args(Kind):
+        raise unknown("kind", str(kind), get_args(Kind))
+    require(scores.ndim == 3 and len(scores) >= 1, "scores", "be logits (M, B, C), M >= 1", tuple(scores.shape))
+    if kind == "logits":
+        return scores.mean(0)
+    # A sum of logarithms of probabilities: no probability is formed, so none underflows.
+    count = torch.tensor(float(len(scores)), dtype=scores.dtype, device=scores.device)
+    return scores.log_softmax(2).logsumexp(0) - count.log()

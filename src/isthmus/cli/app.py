@@ -15,6 +15,7 @@ from isthmus.cli import (
     connect,
     curvature,
     demo,
+    ensemble,
     errors,
     inspect,
     landscape,
@@ -43,6 +44,7 @@ app.command("connect", epilog=connect.EPILOG)(connect.connect)
 app.command("align", epilog=align.EPILOG)(align.align)
 app.command("scan", epilog=scan.EPILOG)(scan.scan)
 app.command("scatter", epilog=scatter.EPILOG)(scatter.scatter)
+app.command("ensemble", epilog=ensemble.EPILOG)(ensemble.ensemble)
 app.command("attack", epilog=attack.EPILOG)(attack.attack)
 app.command("curvature", epilog=curvature.EPILOG)(curvature.curvature)
 app.command("landscape", epilog=landscape.EPILOG)(landscape.landscape)

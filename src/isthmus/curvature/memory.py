@@ -82,13 +82,15 @@ def _require_fits(plan: Memory, loss: LossAt, budget: int) -> None:
     enough = max(0, (budget - plan.batch) // (8 * loss.size) - _SPARE)
     if plan.batch < budget < plan.batch + plan.basis:
         fix = f"Take at most {enough:,} steps, or a smaller batch size." if enough else "Take a smaller batch size."
-        raise InputError(f"`steps` should fit into {_size(budget)}. Found {_size(plan.basis)} for their basis. {fix}")
+        raise InputError(
+            f"`steps` should fit into {in_words(budget)}. Found {in_words(plan.basis)} for their basis. {fix}"
+        )
     largest = max(loss.sizes)
     each = max(1.0, (max(plan.graphs) - plan.fixed) / largest)
     fitting = int(((budget - plan.basis) / (1 + _PASSING) - plan.fixed) / each)
     fix = f"Take a batch size of at most {fitting:,}." if fitting > 0 else "Not one sample fits: give more memory."
-    found = f"{largest:,} samples at once, which take about {_size(plan.batch)}"
-    require(plan.batch + plan.basis <= budget, "batch_size", f"fit into {_size(budget)}", found, fix)
+    found = f"{largest:,} samples at once, which take about {in_words(plan.batch)}"
+    require(plan.batch + plan.basis <= budget, "batch_size", f"fit into {in_words(budget)}", found, fix)
 
 
 def _graphs(loss: LossAt) -> tuple[tuple[int, ...], int]:
@@ -173,6 +175,6 @@ def _container() -> int | None:
         return None
 
 
-def _size(count: int) -> str:
+def in_words(count: int) -> str:
     """Return bytes in words: `1.5 GiB`."""
     return f"{count / 2**30:.1f} GiB" if count >= 2**29 else f"{count / 2**20:.1f} MiB"

@@ -9,6 +9,8 @@ from isthmus.recipes.align import AlignRecipe, run_align
 from isthmus.recipes.connect import ConnectRecipe, run_connect
 from isthmus.recipes.curvature import run_curvature
 from isthmus.recipes.curvature_parts import CurvatureRecipe
+from isthmus.recipes.ensemble import run_ensemble
+from isthmus.recipes.ensemble_members import EnsembleRecipe
 from isthmus.recipes.inspect import InspectRecipe, run_inspect
 from isthmus.recipes.landscape import run_landscape
 from isthmus.recipes.landscape_recipe import LandscapeRecipe
@@ -29,6 +31,7 @@ Part = (
     | CurvatureRecipe
     | ScatterRecipe
     | LandscapeRecipe
+    | EnsembleRecipe
     | RepairRecipe
     | TamperRecipe
     | InspectRecipe
@@ -91,6 +94,9 @@ KINDS: Mapping[type[Part], Kind] = {
         "landscape.json",
         ("models", "vectors", "trajectory"),
         lambda recipe, run, session: run_landscape(recipe, run, monitor=session.monitor),
+    ),
+    EnsembleRecipe: Kind(
+        "ensemble.json", ("models",), lambda recipe, run, session: run_ensemble(recipe, run, monitor=session.monitor)
     ),
     RepairRecipe: Kind("report.json", ("suspects", "injected"), _repair, lambda recipe: recipe.precision),
     TamperRecipe: Kind("metrics.json", ("model", "like"), lambda recipe, run, _: run_tamper(recipe, run)),

@@ -52,6 +52,20 @@ def calibration(scores: Tensor, y: Tensor, *, bins: int = BINS) -> Calibration |
     )
 
 
+def brier(scores: Tensor, y: Tensor) -> float | None:
+    """Return the Brier score of logits (N, C) with labels (N,), in [0, 2]; None where a probability is not a number.
+
+    Mean over samples of sum_c (p_c - [c = y])^2, over all classes (Brier 1950, eq. 2): twice what is in use for two classes.
+
+    >>> brier(torch.tensor([[0.0, 0.0]]), torch.tensor([1]))
+    0.5
+    """
+    distance = scores.double().softmax(1)
+    distance[torch.arange(len(y)), y] -= 1
+    found = distance.square().sum(1).mean()
+    return float(found) if torch.isfinite(found) else None
+
+
 def changed(before: Tensor, after: Tensor, against: str) -> Change:
     """Return the change of accuracy between two outcomes (N,) on the same samples, with McNemar's exact test.
 

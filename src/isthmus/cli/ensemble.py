@@ -1,0 +1,165 @@
+"""`isthmus ensemble`."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from isthmus.cli import options as o
+
+if TYPE_CHECKING:
+    from isthmus.table import Table
+
+CHOICE, ATTACK = "What is chosen, and on what", "Attack"
+EPILOG = """Examples:
+
+isthmus ensemble runs/ab --points 0,0.25,0.5,0.75,1 --out runs/ensemble
+
+isthmus ensemble runs/abcd --points 3x3 --validation 1000 --eps 8/255 --attack-steps 20 --out runs/grid
+
+isthmus ensemble runs/abcd --points corners --json
+
+isthmus ensemble A.pth B.pth C.pth --arch arch.py:net --data cifar10 --save --out runs/soups
+"""
+SHOWN = (
+    *("name", "test_accuracy", "test_accuracy_low", "test_accuracy_high", "robust_accuracy", "test_nll", "test_ece"),
+    *("test_brier", "members", "passes", "weight_bytes", "disagreement", "ambiguity"),
+)
+
+
+def ensemble(  # noqa: PLR0913  one parameter for each option
+    models: Annotated[
+        list[str],
+        typer.Argument(metavar="DIR|MODEL", help="Folder of a connection, a bridge file, or several weight files."),
+    ],
+    points: Annotated[
+        str | None,
+        typer.Option(
+            "--points",
+            metavar="5|3x3|0,0.5,1|corners",
+            help="Members on a bridge: a grid, coordinates (on a surface 0,0;0.5,1) or its corners. Default 5.",
+        ),
+    ] = None,
+    data: o.Data = None,
+    arch: o.Arch = None,
+    width: o.Width = None,
+    size: o.Size = None,
+    n: Annotated[int, typer.Option("--n", min=1, help="At most N test images, a stratified choice.")] = 1000,
+    validation: Annotated[
+        int,
+        typer.Option(
+            "--validation",
+            min=1,
+            help="Training images to choose by, those that train --validation keeps apart.",
+            rich_help_panel=CHOICE,
+        ),
+    ] = 500,
+    hold_out: Annotated[
+        int | None,
+        typer.Option(
+            "--hold-out",
+            min=1,
+            help="Take them from so many images that train --hold-out set aside.",
+            rich_help_panel=CHOICE,
+        ),
+    ] = None,
+    settle_n: Annotated[
+        int,
+        typer.Option(
+            "--settle-n", min=2, help="Training images on which BatchNorm statistics are recomputed at each point."
+        ),
+    ] = 2000,
+    eps: Annotated[
+        str | None,
+        typer.Option(
+            "--eps",
+            metavar="R",
+            help="Radius, in units of the input: attack every row as one model. Default: no attack.",
+            rich_help_panel=ATTACK,
+        ),
+    ] = None,
+    norm: Annotated[
+        str | None,
+        typer.Option("--norm", metavar="linf|l2|l1", help="How it is measured. Default linf.", rich_help_panel=ATTACK),
+    ] = None,
+    attack_steps: Annotated[
+        int | None, typer.Option("--attack-steps", min=1, help="Steps of PGD. Default 10.", rich_help_panel=ATTACK)
+    ] = None,
+    restarts: Annotated[
+        int | None, typer.Option("--restarts", min=1, help="Its random starts. Default 1.", rich_help_panel=ATTACK)
+    ] = None,
+    save: Annotated[
+        bool, typer.Option("--save", help="Write the soups as model files.", rich_help_panel=o.WHERE)
+    ] = False,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", min=1, help="Images at once.", rich_help_panel=o.WORK)
+    ] = 250,
+    out: o.OptionalOut = None,
+    resume: o.Resume = False,
+    seed: o.Seed = 0,
+    threads: o.Threads = None,
+    json: o.Json = False,
+) -> int:
+    """Average answers or weights over a bridge or over models: ensembles, soups, the best point chosen on validation images."""
+    from contextlib import nullcontext
+
+    from isthmus._check import InputError
+    from isthmus.cli.output import print_json, print_lines
+    from isthmus.cli.progress import Progress
+    from isthmus.cli.session import threads as using_threads
+    from isthmus.recipes.ensemble import EnsembleRecipe, run_ensemble
+    from isthmus.runs import Run
+
+    for given, name, what in ((resume, "resume", "the folder to continue in"), (save, "save", "where the soups go")):
+        if given and out is None:
+            raise InputError(f"`{name}` should come with --out, {what}. Found none.")
+    attack = o.given(norm=norm, attack_steps=attack_steps, restarts=restarts)
+    if attack and eps is None:
+        name = next(iter(attack))
+        raise InputError(f"`{name}` should come with --eps, the radius of the attack. Found {attack[name]} alone.")
+    settings = o.given(data=data, arch=arch, width=width, size=size, points=points, hold_out=hold_out, eps=eps)
+    recipe = EnsembleRecipe.model_validate(
+        {
+            "models": tuple(models),
+            "n": n,
+            "validation": validation,
+            "settle_n": settle_n,
+            "batch_size": batch_size,
+            "save": save,
+            "seed": seed,
+            **settings,
+            **attack,
+        }
+    )
+    opened = nullcontext() if out is None else Run.open(out, recipe, resume=resume, command=o.command_line())
+    with using_threads(threads), opened as run, Progress("measuring models") as progress:
+        result = run_ensemble(recipe, run, monitor=progress)
+    if json:
+        print_json(result.to_json())
+        return 0
+    print_lines([*_shown(result.table).to_markdown().splitlines(), *lines_of(result.table)])
+    return 0
+
+
+def _shown(table: "Table") -> "Table":
+    """Return the columns that fit on a screen; the files have all."""
+    from isthmus.table import Table
+
+    names = [name for name in SHOWN if name in table.names]
+    return Table(table.frame[names], tuple(table.column(name) for name in names), {})
+
+
+def lines_of(table: "Table") -> list[str]:
+    """Return the sentences about a comparison: what was chosen, the regret, the paired tests, the warnings."""
+    meta = cast(Mapping[str, Any], table.meta)
+    regret, greedy = 100 * float(meta["regret"]), [one["name"] for one in meta["greedy"] if one["kept"]]
+    lines = [
+        f"chosen on {meta['validation']['n']:,} validation images: {meta['chosen']['name']}; on the test images "
+        f"{meta['hindsight']['name']} is best, which is known only afterwards: regret {regret:.4g} %",
+        f"greedy soup: {len(greedy)} of {len(meta['greedy'])} members ({'; '.join(greedy)})",
+    ]
+    for row in table.rows():
+        if row["gain"] is not None and row["gain_p"] is not None:
+            gain, p = float(row["gain"]), float(row["gain_p"])
+            lines.append(f"{row['name']} less the chosen: {gain:+.4g} % (McNemar's exact test: p = {p:.3g})")
+    return [*lines, *(f"warning: {note}" for note in meta["notes"])]

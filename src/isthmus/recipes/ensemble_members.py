@@ -1,0 +1,271 @@
+"""The members of an ensemble: points of a saved bridge, or models of their own; and the images they are chosen and settled on."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from isthmus._check import InputError, require
+from isthmus.attacks.threat import Norm, Threat
+from isthmus.curvature.memory import free_memory, in_words, saved_bytes
+from isthmus.data import Samples, Splits, load_data, split_roles
+from isthmus.evaluate import evaluating
+from isthmus.files import digest, sha256
+from isthmus.geometry.bridge import Bridge
+from isthmus.layout import placement
+from isthmus.randomness import stream
+from isthmus.recipes.ensemble_points import grid_counts, points_of
+from isthmus.recipes.reserve import reserve
+from isthmus.recipes.scan import bridge_file
+from isthmus.recipes.task import Task, data_for, task_for
+from isthmus.runs import Run
+from isthmus.scan import coordinate_names
+from isthmus.settle import Recalibrate, running_layers
+from isthmus.store import load_bridge, read_header
+from isthmus.training.adversary import Radius
+
+POINTS = "5"  # along each coordinate, where none are named
+SHARE = 0.5  # of the free memory that the members may take
+
+
+class EnsembleRecipe(BaseModel):
+    """Whose answers or weights to average, on which images to choose and to measure.
+
+    models: a bridge file or the folder of a connection, or at least two weight files of one architecture. points: of a bridge, `corners`,
+    a grid (`5`, `3x3`) or coordinates (`0,0.5,1`; on a surface `0,0;0.5,1`); None for five along each coordinate. validation: so many
+    images of the training split choose the point and the greedy soup, those that `isthmus train --validation` keeps apart; with
+    `hold_out` the last of so many reserved images. n: at most so many test images, a stratified choice; None for all. eps, norm,
+    attack_steps, attack_step (in radii), restarts: of the PGD attack, none without eps. settle_n: at most so many training images on
+    which BatchNorm statistics are recomputed. save: write the soups as model files.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    models: tuple[str, ...] = Field(min_length=1)
+    data: str | None = None
+    arch: str | None = None
+    width: int | None = Field(default=None, ge=1)
+    size: int | None = Field(default=None, ge=1)
+    points: str | None = None
+    validation: int = Field(default=500, ge=1)
+    hold_out: int | None = Field(default=None, ge=1)
+    n: int | None = Field(default=1000, ge=1)
+    eps: Radius | None = None
+    norm: Norm = "linf"
+    attack_steps: int = Field(default=10, ge=1)
+    attack_step: float = Field(default=0.25, gt=0)
+    restarts: int = Field(default=1, ge=1)
+    batch_size: int = Field(default=250, ge=1)
+    settle_n: int = Field(default=2000, ge=2)
+    save: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Members:
+    """Models by place: the first `count` are the members; `corners` are the places of the bridge's corners, some of them after those.
+
+    make: builds the model at a place. settle: the BatchNorm policy of what has no statistics of its own.
+    """
+
+    names: tuple[str, ...]
+    count: int
+    corners: tuple[int, ...]
+    make: Callable[[int], nn.Module]
+    settle: Recalibrate | None
+    held: dict[int, nn.Module] = field(default_factory=dict[int, nn.Module])
+
+    def model(self, place: int) -> nn.Module:
+        """Return the model at a place, made once."""
+        if place not in self.held:
+            self.held[place] = self.make(place)
+        return self.held[place]
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """What an ensemble is measured on: its members, the images, the task and what there is to say."""
+
+    members: Members
+    task: Task
+    test: Samples
+    validation: Samples
+    data: str
+    notes: tuple[str, ...]
+
+
+def case_of(recipe: EnsembleRecipe, run: Run | None) -> Case:
+    """Return the members and the images of a recipe; the files read are recorded in the run.
+
+    Raises InputError for a file that is neither, a bridge among several models, a model alone, models of different architectures, points
+    off the bridge, more of them than fit into memory, a radius wider than the images, and for validation images that there are not.
+    """
+    bridge = _bridge_path(recipe)
+    paths = [bridge] if bridge else list(recipe.models)
+    card = None if bridge is None else read_header(bridge).card
+    spec = data_for(recipe.data, paths, card)
+    splits = load_data(spec, size=recipe.size)
+    task = task_for(splits, arch=recipe.arch, width=recipe.width, files=paths, card=card)
+    validation, train = chosen_on(recipe, splits)
+    test = splits.test
+    if recipe.n is not None and recipe.n < len(test):
+        test = test.subset(recipe.n, generator=stream(recipe.seed, "test"))
+    if recipe.eps is not None:
+        Threat(recipe.norm, recipe.eps).require_inputs(test.inputs())  # before hours of measuring
+    template = task.build()
+    settle = None
+    if running_layers(template):
+        count = min(recipe.settle_n, len(train))
+        settle = Recalibrate(train.subset(count, generator=stream(recipe.seed, "settle")))
+    room = _Room(recipe, template, len(test) + len(validation), test)
+    if bridge is None:
+        room.require_fits(len(paths), "models")
+        members, notes = _files(recipe, task, settle, run)
+    else:
+        members, notes = _points(recipe, load_bridge(bridge, template), settle, room)
+        if run is not None:
+            run.read(bridge, sha256(bridge))
+    return Case(members, task, test, validation, spec, notes)
+
+
+def chosen_on(recipe: EnsembleRecipe, splits: Splits) -> tuple[Samples, Samples]:
+    """Return the validation images and the training images that statistics are recomputed on, disjoint.
+
+    With `hold_out`: the last `validation` of the reserved images, which `isthmus connect --clean` with fewer of them has not seen.
+    """
+    n, held = recipe.validation, recipe.hold_out
+    if held is None:
+        classes = len(torch.unique(splits.train.y))
+        most = len(splits.train) - classes
+        requirement = f"be between {classes} and {most:,} of the images of {splits.train.name}"
+        require(classes <= n <= most, "validation", requirement, n)
+        parts = split_roles(splits.train, {"validation": n, "train": None}, seed=0, avoid=splits.test)
+        return parts["validation"], parts["train"]
+    whole, rest = reserve(splits, held)
+    classes = len(torch.unique(whole.y))
+    fits = n == held or n <= held - classes
+    require(fits, "validation", f"be {held}, all that is held out, or at most {held - classes} of them", n)
+    if n == held:
+        return whole, rest
+    first = reserve(splits, held - n)[0]
+    return whole.take(~torch.isin(whole.index, first.index)), rest
+
+
+def _bridge_path(recipe: EnsembleRecipe) -> str | None:
+    """Return the bridge file that the recipe names, None for weight files."""
+    first, several = recipe.models[0], len(recipe.models) > 1
+    if not several:
+        found = bridge_file(first)
+        try:
+            read_header(found)
+        except InputError as error:
+            raise InputError(f"{error} An ensemble is of a bridge, or of at least two models.") from error
+        return str(found)
+    require(recipe.points is None, "points", "come with a bridge", f"{recipe.points} with {len(recipe.models)} models")
+    for path in recipe.models:
+        if Path(path).is_dir() or _is_bridge(path):
+            fix = "Give the bridge alone, or only weight files."
+            require(False, "models", "be weight files where there are several", f"a bridge or a folder, {path!r}", fix)
+    return None
+
+
+def _is_bridge(path: str) -> bool:
+    try:
+        read_header(path)
+    except InputError:
+        return False
+    return True
+
+
+def _files(
+    recipe: EnsembleRecipe, task: Task, settle: Recalibrate | None, run: Run | None
+) -> tuple[Members, tuple[str, ...]]:
+    """Return the models in weight files. Equal ones are kept, and told: they count as often as they are there."""
+    held, notes, seen = dict[int, nn.Module](), list[str](), dict[str, str]()
+    for place, path in enumerate(recipe.models):
+        model, report = task.load(path)
+        if run is not None:
+            run.read(path, report.sha256)
+        notes += [f"{path}: {note}" for note in report.notes]
+        mark = digest({name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)})
+        if mark in seen:
+            notes.append(f"{path}: the same model as {seen[mark]}, counted once more")
+        seen.setdefault(mark, path)
+        held[place] = model
+    names = tuple(_unique(list(recipe.models)))
+    return Members(names, len(names), (), held.__getitem__, settle, held), tuple(notes)
+
+
+def _points(
+    recipe: EnsembleRecipe, bridge: Bridge, settle: Recalibrate | None, room: "_Room"
+) -> tuple[Members, tuple[str, ...]]:
+    """Return the models at the points of a bridge, and after them its corners that are not among these."""
+    text = POINTS if recipe.points is None else recipe.points
+    extra = len(bridge.basis.corners)
+    if (counts := grid_counts(bridge.basis, text)) is not None:
+        room.require_fits(prod(counts) + extra, "points")  # before the coordinates themselves fill the memory
+    points = [tuple(row) for row in points_of(bridge.basis, text).tolist()]
+    room.require_fits(len(points) + extra, "points")
+    corners = [tuple(u) for u, _ in bridge.basis.corners]
+    every = points + [u for u in corners if u not in points]
+    axes = coordinate_names(bridge.basis.dim)
+    names = [", ".join(f"{axis} = {value:.6g}" for axis, value in zip(axes, u, strict=True)) for u in every]
+    twice = [name for place, name in enumerate(names) if name in names[:place]]
+    notes = tuple(f"{name}: named again, counted once more" for name in twice)
+    places = tuple(every.index(u) for u in corners)
+
+    def make(place: int) -> nn.Module:
+        return bridge.at(every[place], settle=settle)
+
+    return Members(tuple(_unique(names)), len(points), places, make, settle), notes
+
+
+def _unique(names: list[str]) -> list[str]:
+    """Return the names, repeated ones with a number after them, so that a row has a name of its own."""
+    return [
+        name if (before := names[:place].count(name)) == 0 else f"{name} ({before + 1})"
+        for place, name in enumerate(names)
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class _Room:
+    """What members take in memory: all their weights, their logits, and under attack the graph of a batch through all of them."""
+
+    recipe: EnsembleRecipe
+    template: nn.Module
+    images: int
+    test: Samples
+
+    def require_fits(self, count: int, name: str) -> None:
+        """Raise InputError where `count` models take more than their share of the free memory."""
+        free = free_memory(torch.device("cpu"))
+        if free is None:
+            return
+        each, budget = self._each(), int(SHARE * free)
+        found = f"{count:,}, which take about {in_words(count * each)}"
+        most = budget // each
+        fix = f"Take at most {most:,}, a smaller --batch-size or a smaller --n." if most else "Not one of them fits."
+        require(count * each <= budget, name, f"fit into {in_words(budget)}, half of the free memory", found, fix)
+
+    def _each(self) -> int:
+        """Return the bytes of one model: weights, logits (float32, and once more in float64 when they are compared), graph."""
+        weights = weight_bytes(self.template)
+        logits = 20 * self.images * max(self.test.num_classes, 1)
+        if self.recipe.eps is None:
+            return weights + logits
+        device, dtype = placement(self.template)
+        x = self.test.inputs(torch.arange(min(2, len(self.test)))).to(device, dtype).requires_grad_()
+        with evaluating(self.template):
+            graph = saved_bytes(lambda: self.template(x), list(self.template.parameters()))
+        return weights + logits + graph * min(self.recipe.batch_size, len(self.test)) // len(x)
+
+
+def weight_bytes(module: nn.Module) -> int:
+    """Return the bytes of a model's parameters and buffers, tied ones once."""
+    held = (*module.parameters(), *module.buffers())
+    return sum(tensor.numel() * tensor.element_size() for tensor in held)
