@@ -135,7 +135,7 @@ def test_claims_are_decided_by_means_once_all_budgets_are_there():
     ]
     assert [claim.holds for claim in claims(bad, [500, 50], 1)] == [False] * 4
     assert "500 images: +78.0 / 6.0" in claims(bad, [500], 1)[0].found
-    assert claims([], [500], 1)[0].found == "no repair has finished"
+    assert claims([], [500], 1)[0].found == "no number of clean images has all its seeds"
 
 
 def test_the_study_runs_and_fills_its_tables(tmp_path, monkeypatch):

@@ -95,6 +95,8 @@ def _panel(axis: Axes, points: Sequence[Point], looks: dict[str, Look], emphasis
             zorder=3 if remedy == emphasis else 2,
         )
         drawn.lines[0].set_gid(remedy)
+        for part in (*drawn.lines[1], *drawn.lines[2]):  # spreads of ten remedies cover the points of all otherwise
+            part.set_alpha(1.0 if remedy == emphasis else 0.4)
     dress(axis)
     # Most remedies stand below 5 %: a square-root scale keeps them apart. Of negative ends of bars the root is taken as of positive ones.
     axis.set_xscale("function", functions=(_root, _square))

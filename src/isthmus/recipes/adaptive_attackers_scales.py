@@ -90,6 +90,6 @@ SEEDS = {"smoke": 1, "small": 1, "paper": 2}
 ABOUT = {
     "smoke": "digits, a small network, two attackers, two remedies: does it run? Seconds, its numbers mean nothing",
     "small": "Fashion-MNIST (cnn, width 16), six attackers, `keyed` with cover and plain poisoning, 500 and 50 clean images, 400 gradients "
-    "of 128 images for every remedy; one to two hours with two jobs",
+    "of 128 images for every remedy; about an hour with two jobs",
     "paper": "CIFAR-10 (preresnet), trained to the end, the same attackers and remedies, all test images; for a GPU",
 }

@@ -203,7 +203,9 @@ def claims(outcomes: Sequence[Outcome], budgets: Sequence[int], seeds: int) -> l
 
 def _claim(text: str, means: Mapping[int, tuple[float, float]], holds: Sequence[bool], budgets: Sequence[int]) -> Claim:
     told = "; ".join(f"{budget:,} images: {a:+.1f} / {s:.1f}" for budget, (a, s) in means.items())
-    found = f"accuracy / attack success by clean images: {told}" if means else "no repair has finished"
+    found = (
+        f"accuracy / attack success by clean images: {told}" if means else "no number of clean images has all its seeds"
+    )
     return Claim(text, found, every(holds, len(budgets)))
 
 
