@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from contracts.modules import untouched
+from isthmus._check import InputError
 from isthmus.data import Samples
 from isthmus.rates import Rate
 from isthmus.repair import auto as module
@@ -171,6 +172,49 @@ def test_what_costs_too_much_accuracy_is_done_again_more_gently(
     calls.clear()
     assert "again" not in run(made(cost=1.0), suspects()[:1]).reason
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_a_training_that_does_not_stay_finite_is_made_again(
+    ratios: list[float], monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    ratios[:] = [0.2, 0.2]
+    calls: list[float] = []
+
+    def diverging(self: Purify, suspect: nn.Module, *_: object, **__: object) -> Repaired:
+        calls.append(self.plan.learning_rate)
+        if len(calls) <= times:
+            raise InputError("`learning_rate` should keep the loss finite. Found nan.")
+        return Repaired("purify", suspect, 1.0, 7)
+
+    monkeypatch.setattr(Purify, "taught", diverging)
+    if times == 3:
+        with pytest.raises(InputError, match="keep the loss finite"):
+            run(made(), suspects()[:1])
+        assert calls == [0.01, 0.0025, 0.000625]
+        return
+    done = run(made(), suspects()[:1])
+    assert calls == [0.01, 0.0025, 0.000625][: times + 1]
+    assert done.note == "suspect 0, purified" + (", twice", ", three times")[times - 1]
+    assert done.reason.count("because training did not stay finite") == times
+    assert done.evaluations == 2 * times + 7 - 2 + 2  # two steps each that led nowhere; the search once
+
+
+def test_a_ruin_after_a_divergence_is_mended_once(ratios: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    ratios[:] = [0.2, 0.2]
+    calls: list[float] = []
+
+    def unlucky(self: Purify, *_: object, **__: object) -> Repaired:
+        calls.append(self.plan.learning_rate)
+        if len(calls) == 1:
+            raise InputError("`learning_rate` should keep the loss finite. Found nan.")
+        return Repaired("purify", nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval(), 1.0, 7)
+
+    monkeypatch.setattr(Purify, "taught", unlucky)
+    done = run(made(), suspects()[:1])
+    assert len(calls) == 3
+    assert "did not stay finite, again at a quarter" in done.reason
+    assert done.evaluations == 2 + (7 - 2) + 7 - 2 + 2
 
 
 def test_what_few_images_cannot_show_is_no_cost() -> None:

@@ -8,6 +8,7 @@ from time import perf_counter
 import torch
 from torch import Tensor, nn
 
+from isthmus._check import InputError
 from isthmus.evaluate import correct, logits
 from isthmus.randomness import seed_of
 from isthmus.rates import Rate, mcnemar
@@ -18,6 +19,7 @@ from isthmus.repair.triggers.hunt import Found
 from isthmus.repair.triggers.smallest import Survey, anomalous
 from isthmus.training.session import Session
 
+_TOO_MUCH = "the time before cost too much accuracy"
 CONSPICUOUS, ANY = 0.3, 0.75
 """A trigger above this share of its family's median size does not stand out: the search cannot say what to unlearn. One towards any wrong
 class counts so many times its share: untampered networks have class triggers about as small, but none towards any class."""
@@ -32,10 +34,10 @@ class Auto:
     family's median) is searched to the end and purified (:class:`isthmus.repair.purify.Purify`). Where nothing stands out in any suspect
     it is done `gently`, with triggers on that share of the images, in one part and at `faster` times the rate: what is small for a class of
     itself is unlearned at a cost in accuracy that grows with that share and hardly with the rate, and a backdoor that is no smaller than it
-    goes sooner at the higher rate. Where validation accuracy falls by more than the larger
-    of `cost` and two standard errors of a paired difference, the purification is made again, weaker, for half a budget more: an
-    architecture may not bear the first rate. Other inputs than images have no triggers that could be sought: `away` for two suspects,
-    `otherwise` for others.
+    goes sooner at the higher rate. Where validation accuracy falls by more than the larger of `cost` and two standard errors of a paired
+    difference, the purification is made again, weaker, for half a budget more: an architecture may not bear the first rate. So it is, up
+    to twice, where the loss does not stay finite. Other inputs than images have no triggers that could be sought: `away` for two
+    suspects, `otherwise` for others.
 
     Each remedy is made for the whole budget. What was chosen is in the note, why in the reason, what a reader should doubt in the warnings.
     """
@@ -57,22 +59,20 @@ class Auto:
             return self._named(done, remedy, "triggers are sought in images only")
         began, search, batch = perf_counter(), self.purify.search, self.purify.plan.batch_size
         surveys = [Survey.begun(m, clean.train, search, seed=seed_of(seed, "search")) for m in suspects]
-        before = [_right(module, clean) for module in suspects]
-        rates = [Rate.of(right) for right in before]
+        rates = [Rate.of(_right(module, clean)) for module in suspects]
         chosen = _choice(rates, [_least(survey.found) for survey in surveys], self.margin)
         found, base = surveys[chosen].finished(), rates[chosen]
         own, spent = (round(n / batch) for n in (surveys[chosen].images, sum(one.images for one in surveys)))
         least = min(_least(one) for one in (found, *(survey.found for survey in surveys)))
         remedy, case = self._remedy(least), (suspects[chosen], found, clean)
-        done = remedy.taught(*case, seed=seed, session=session)
         note, reason = f"suspect {chosen}, purified", _chosen(chosen, len(suspects))
         if remedy is not self.purify:
             note, reason = f"{note} gently", f"{reason}, gently, because nothing stands out"
-        if _costly(before[chosen], _right(done.module, clean), self.cost):
-            second = _gentler(remedy).taught(*case, seed=seed, session=session.part("again"))
-            done = replace(second, evaluations=done.evaluations + second.evaluations - own)
-            note += ", twice"
-            reason += ", again at a quarter of the rate and with half as many triggers, because the first time cost too much accuracy"
+        done, why = self._taught(remedy, case, own, seed=seed, session=session)
+        note += ("", ", twice", ", three times")[len(why)]
+        reason += "".join(
+            f", again at a quarter of the rate and with half as many triggers, because {one}" for one in why
+        )
         after = Rate.of(_right(done.module, clean))
         return replace(
             done,
@@ -90,6 +90,31 @@ class Auto:
             return self.purify
         plan = self.purify.plan.model_copy(update={"learning_rate": self.faster * self.purify.plan.learning_rate})
         return replace(self.purify, plan=plan, doubt=replace(self.purify.doubt, share=self.gently, rounds=1))
+
+    def _taught(
+        self, remedy: Purify, case: tuple[nn.Module, Sequence[Found], Clean], own: int, *, seed: int, session: Session
+    ) -> tuple[Repaired, list[str]]:
+        """Return what the remedy makes of the case, and why it had to be made again, more weakly each time.
+
+        own: gradients of the search that `case` brings with it; they count once, those of every attempt as well.
+        """
+        suspect, found, clean = case
+        before, wasted, why = _right(suspect, clean), 0, list[str]()
+        while True:
+            work = session.part(f"again-{len(why)}") if why else session
+            try:
+                done = remedy.taught(suspect, found, clean, seed=seed, session=work)
+            except InputError:  # the loss is no longer finite; whatever else it is comes up again
+                if len(why) == 2:
+                    raise
+                wasted += remedy.plan.evaluations
+                why.append("training did not stay finite")
+            else:
+                if _TOO_MUCH in why or len(why) == 2 or not _costly(before, _right(done.module, clean), self.cost):
+                    return replace(done, evaluations=done.evaluations + wasted), why
+                wasted += done.evaluations - own
+                why.append(_TOO_MUCH)
+            remedy = _gentler(remedy)
 
     def _named(self, done: Repaired, remedy: Repair, why: str) -> Repaired:
         return replace(done, name=self.name, note=f"{remedy.name}: {done.note}", reason=f"{remedy.name}, because {why}")
