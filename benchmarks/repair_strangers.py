@@ -153,6 +153,9 @@ def rows(out: Path, one: Stranger, clean: int) -> list[str]:
         seconds = "-" if entry.seconds is None else f"{entry.seconds:.0f}"
         cells = [one.name, f"{clean:,}", entry.name, *held, fall(document, entry), seconds]
         found.append(f"| {' | '.join(cells)} |")
+    if BESIDE not in document.baselines:
+        dashes = ["did not stay finite", *["-"] * (len(first) + 1)]
+        found.append(f"| {' | '.join([one.name, f'{clean:,}', BESIDE, *dashes])} |")
     return found
 
 

@@ -300,6 +300,21 @@ def test_other_remedies_are_compared_on_request(suspects: tuple[str, str], tmp_p
     assert list(repaired(recipe, tmp_path / "out").baselines) == ["fine-tune", "sharp-path"]
 
 
+def test_a_comparison_that_diverges_is_left_out_and_a_method_that_does_is_an_error(
+    suspects: tuple[str, str], tmp_path: Path
+) -> None:
+    common = {"baselines": False, "evaluations": 40, "test_n": 50, "learning_rate": 1e30}
+    document = repaired(recipe_for(suspects, method="average", also=("fine-tune",), **common), tmp_path / "out")
+    assert document.baselines == {}
+    assert any(
+        one.startswith("Not compared with fine-tune: `learning_rate` should keep the loss finite")
+        for one in document.warnings
+    )
+    assert (tmp_path / "out" / "model.safetensors").exists()
+    with pytest.raises(InputError, match="`learning_rate` should keep the loss finite"):
+        repaired(recipe_for(suspects, method="fine-tune", **common), tmp_path / "other")
+
+
 def test_without_images_along_the_path_there_is_no_curve_and_the_same_repair(
     suspects: tuple[str, str], tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from isthmus import report
+from isthmus._check import InputError
 from isthmus.randomness import seed_of
 from isthmus.recipes.case import Case, RepairRecipe, load_case
 from isthmus.recipes.evidence import document_of
@@ -21,7 +22,8 @@ BASELINES = ("average", "fine-tune", "ft-sam", "scratch")
 def run_repair(recipe: RepairRecipe, run: Run, *, session: Session | None = None) -> report.Document:
     """Return the report of a repair, after writing it, the repaired weights and the bridge into the run's folder.
 
-    The method and the baselines see the suspects and the clean samples; the trigger, where one is given, measures afterwards.
+    The method and the baselines see the suspects and the clean samples; the trigger, where one is given, measures afterwards. A method
+    to compare with that cannot be made here, because its training diverges for instance, is left out with a warning.
     Raises InputError for suspects, data or settings that cannot be used, before anything is written.
     """
     if run.resumed and (run.folder / "report.json").exists():  # written last: everything is there
@@ -32,16 +34,23 @@ def run_repair(recipe: RepairRecipe, run: Run, *, session: Session | None = None
     names = [name for name in dict.fromkeys([recipe.method, *compared]) if METHODS[name].suspects <= len(case.suspects)]
     budget = _budget(recipe, case)
     results: dict[str, Repaired] = {}
+    lost: list[str] = []
     for name in names:
         session.tell(f"repairing by {name}" if name == recipe.method else f"comparing with {name}")
         own = replace(session, checkpoint=run.file(f"checkpoint-{name}.pt"))
         seed = seed_of(recipe.seed, "repair", name)
-        results[name] = make(name, budget)(case.suspects, case.clean, seed=seed, session=own)
+        try:
+            results[name] = make(name, budget)(case.suspects, case.clean, seed=seed, session=own)
+        except InputError as error:  # a comparison that diverges must not cost the repair
+            if name == recipe.method:
+                raise
+            lost.append(f"Not compared with {name}: {error}")
     trust = None
     if recipe.trust != "none":
         trust = trust_of(case, results[recipe.method], make(recipe.method, budget), session)
     session.tell("measuring on the test images")
     document = document_of(case, results, run, trust=trust)
+    document = document.model_copy(update={"warnings": (*document.warnings, *lost)})
     if run.primary:
         report.write_report(document, run.begin())
         run.discard("checkpoint-*.pt")
