@@ -49,6 +49,8 @@ def test_where_nothing_is_said(digits, tmp_path):
         InputError, match=r"`arch` should name the architecture of these files, which do not say it themselves"
     ):
         task_for(digits, arch=None, width=None, files=[path])
+    with pytest.raises(InputError, match=r"nowhere.pt` should be a file that exists"):
+        task_for(digits, arch=None, width=None, files=["nowhere.pt"])
     with pytest.raises(
         InputError,
         match=r"`arch` should be given, because what the file names is not one of the library's models. Found 'os:getcwd'",

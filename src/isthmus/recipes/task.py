@@ -67,12 +67,19 @@ def task_for(
     )
     if arch is not None:
         return Task(arch, classes, splits.input_shape, width)
-    return Task(_own_name(known), classes, splits.input_shape, known[0][1].width if width is None else width)
+    return Task(
+        _own_name(known, [] if card else files),
+        classes,
+        splits.input_shape,
+        known[0][1].width if width is None else width,
+    )
 
 
-def _own_name(known: Sequence[tuple[str, Card]]) -> str:
+def _own_name(known: Sequence[tuple[str, Card]], files: Sequence[str | Path]) -> str:
     arch = known[0][1].arch if known else None
     if arch is None:
+        for path in files:
+            existing(Path(path), str(path))  # a mistyped name is the likelier fault
         raise InputError(
             "`arch` should name the architecture of these files, which do not say it themselves. Found none. "
             "Give --arch NAME or --arch file.py:function."
