@@ -212,9 +212,10 @@ def memory_format_for(module: nn.Module, x: Tensor) -> torch.memory_format:
     Convolutions on CPU and GPU are faster in it, but a module whose forward uses `view` may refuse it: tried on `x`, in eval mode, with
     the weights in that order as well, because inputs of one channel take the order of the weights.
     """
-    weights = {name: p.clone(memory_format=torch.channels_last) for name, p in module.named_parameters() if p.ndim == 4}
-    if x.ndim != 4 or not weights:
+    kernels = {name: p for name, p in module.named_parameters() if p.ndim == 4}
+    if x.ndim != 4 or not kernels:
         return torch.contiguous_format
+    weights = {name: p.detach().clone(memory_format=torch.channels_last) for name, p in kernels.items()}
     modes = {m: m.training for m in module.modules()}
     try:
         with torch.no_grad():
