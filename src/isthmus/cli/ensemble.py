@@ -44,7 +44,7 @@ def ensemble(  # noqa: PLR0913  one parameter for each option
     arch: o.Arch = None,
     width: o.Width = None,
     size: o.Size = None,
-    n: Annotated[int, typer.Option("--n", min=1, help="At most N test images, a stratified choice.")] = 1000,
+    n: o.TestN = 1000,
     validation: Annotated[
         int,
         typer.Option(
@@ -63,12 +63,7 @@ def ensemble(  # noqa: PLR0913  one parameter for each option
             rich_help_panel=CHOICE,
         ),
     ] = None,
-    settle_n: Annotated[
-        int,
-        typer.Option(
-            "--settle-n", min=2, help="Training images on which BatchNorm statistics are recomputed at each point."
-        ),
-    ] = 2000,
+    settle_n: o.SettleN = 2000,
     eps: Annotated[
         str | None,
         typer.Option(

@@ -77,6 +77,13 @@ Data = Annotated[
         "--data", metavar="SPEC", help="Images: NAME, file.npz, folder, hf:NAME. Default: what the files say."
     ),
 ]
+TestN = Annotated[int, typer.Option("--n", min=1, help="At most N test images, a stratified choice.")]
+SettleN = Annotated[
+    int,
+    typer.Option(
+        "--settle-n", min=2, help="Training images on which BatchNorm statistics are recomputed at each point."
+    ),
+]
 Width = Annotated[int | None, typer.Option("--width", min=1, help="Width of the architecture.")]
 Size = Annotated[int | None, typer.Option("--size", min=1, help="Scale all images to SIZE x SIZE.")]
 Augment = Annotated[

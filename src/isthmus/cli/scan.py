@@ -31,7 +31,7 @@ def scan(  # noqa: PLR0913  one parameter for each option
         int | None, typer.Option("--points", min=2, help="Points along each coordinate. Default 31.")
     ] = None,
     grid: Annotated[str | None, typer.Option("--grid", metavar="5x5", help="Points for each coordinate.")] = None,
-    n: Annotated[int, typer.Option("--n", min=1, help="At most N test images, a stratified choice.")] = 1000,
+    n: o.TestN = 1000,
     probe: Annotated[
         list[str] | None,
         typer.Option(
@@ -66,12 +66,7 @@ def scan(  # noqa: PLR0913  one parameter for each option
             "--hessian-n", min=1, help="Images of input-hessian, sharpness and trace.", rich_help_panel=ATTACK
         ),
     ] = 200,
-    settle_n: Annotated[
-        int,
-        typer.Option(
-            "--settle-n", min=2, help="Training images on which BatchNorm statistics are recomputed at each point."
-        ),
-    ] = 2000,
+    settle_n: o.SettleN = 2000,
     out: o.OptionalOut = None,
     resume: o.Resume = False,
     seed: o.Seed = 0,

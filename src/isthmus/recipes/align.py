@@ -1,7 +1,6 @@
 """`align`: models whose hidden units change places, so that they come near the first of them in weight space and compute what they did."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -20,7 +19,7 @@ from isthmus.layout import Layout
 from isthmus.randomness import stream
 from isthmus.recipes.align_lines import LINES, Keeper, Measured, Pair, flat_distance, measure
 from isthmus.recipes.reserve import reserve
-from isthmus.recipes.task import Task, data_for, task_for
+from isthmus.recipes.task import Loaded, data_for, load_all, task_for
 from isthmus.runs import Run
 from isthmus.store import Card, read_card, save_model
 from isthmus.training.session import Monitor
@@ -115,13 +114,6 @@ class Aligned(BaseModel):
     files: dict[str, str]
 
 
-@dataclass(frozen=True, eq=False)
-class _Loaded:
-    path: str
-    sha256: str
-    module: nn.Module
-
-
 def run_align(recipe: AlignRecipe, run: Run, *, monitor: Monitor | None = None) -> Aligned:
     """Return the record after writing `aligned-1.safetensors`, ... for the second model and on, `align.json` and `lines.json`.
 
@@ -134,7 +126,7 @@ def run_align(recipe: AlignRecipe, run: Run, *, monitor: Monitor | None = None) 
     splits = load_data(data, size=recipe.size)
     task = task_for(splits, arch=recipe.arch, width=recipe.width, files=recipe.models)
     samples, test = _samples(recipe, splits)
-    (reference, *others), notes = _load(recipe.models, task, run)
+    (reference, *others), notes = load_all(recipe.models, task, run)
     symmetry = _symmetry(reference, samples, recipe.seed)
     found = [_matched(recipe, reference.module, one, symmetry, samples) for one in others]
     changes = [_change(one, match.module, samples) for one, match in zip(others, found, strict=True)]
@@ -180,19 +172,7 @@ def _samples(recipe: AlignRecipe, splits: Splits) -> tuple[Samples, Samples]:
     return pool.subset(count, generator=stream(recipe.seed, "match")), test
 
 
-def _load(paths: Sequence[str], task: Task, run: Run) -> tuple[list[_Loaded], list[str]]:
-    twice = next((path for i, path in enumerate(paths) if path in paths[:i]), None)
-    require(twice is None, "models", "be different files", f"{twice!r} twice")
-    loaded, notes = list[_Loaded](), list[str]()
-    for path in paths:
-        model, report = task.load(path)
-        run.read(path, report.sha256)
-        loaded.append(_Loaded(path, report.sha256, model))
-        notes += [f"{path}: {note}" for note in report.notes]
-    return loaded, notes
-
-
-def _symmetry(reference: _Loaded, samples: Samples, seed: int) -> Symmetry:
+def _symmetry(reference: Loaded, samples: Samples, seed: int) -> Symmetry:
     found = symmetry_of(reference.module, samples.inputs(torch.arange(2)), generator=stream(seed, "symmetry"))
     if not found.groups:
         reasons = "; ".join(found.unpermuted[:3]) or "no layer of hidden units"
@@ -203,13 +183,13 @@ def _symmetry(reference: _Loaded, samples: Samples, seed: int) -> Symmetry:
     return found
 
 
-def _matched(recipe: AlignRecipe, reference: nn.Module, one: _Loaded, symmetry: Symmetry, samples: Samples) -> Matched:
+def _matched(recipe: AlignRecipe, reference: nn.Module, one: Loaded, symmetry: Symmetry, samples: Samples) -> Matched:
     if recipe.by == "activations":
         return match_activations(reference, one.module, symmetry, samples)
     return match_weights(reference, one.module, symmetry, generator=stream(recipe.seed, "order", one.sha256))
 
 
-def _change(one: _Loaded, permuted: nn.Module, samples: Samples) -> float:
+def _change(one: Loaded, permuted: nn.Module, samples: Samples) -> float:
     """Return max |f'(x) - f(x)| / max |f(x)|. Raises InputError where it is more than rounding explains."""
     before, after = (logits(module, samples) for module in (one.module, permuted))
     change = float((after - before).abs().max() / before.abs().max().clamp_min(torch.finfo(before.dtype).tiny))
@@ -223,18 +203,18 @@ def _change(one: _Loaded, permuted: nn.Module, samples: Samples) -> float:
     return change
 
 
-def _write(by: str, card: Card, run: Run, k: int, ends: tuple[_Loaded, _Loaded], match: Matched) -> str:
+def _write(by: str, card: Card, run: Run, k: int, ends: tuple[Loaded, Loaded], match: Matched) -> str:
     to, of = (_origin(end) for end in ends)
     about: dict[str, JsonValue] = {"to": to, "of": of, "by": by}
     card = card.model_copy(update={"notes": {**read_card(ends[1].path).notes, "aligned": about}})
     return str(run.save(f"aligned-{k}.safetensors", partial(save_model, match.module, meta=card)))
 
 
-def _origin(one: _Loaded) -> dict[str, JsonValue]:
+def _origin(one: Loaded) -> dict[str, JsonValue]:
     return {"path": one.path, "sha256": one.sha256}
 
 
-def _record(reference: _Loaded, one: _Loaded, match: Matched, change: float, file: str) -> AlignedModel:
+def _record(reference: Loaded, one: Loaded, match: Matched, change: float, file: str) -> AlignedModel:
     layout = Layout.of(reference.module)
     centre, before, after = (
         layout.flatten(dict(m.named_parameters())) for m in (reference.module, one.module, match.module)
@@ -252,7 +232,7 @@ def _record(reference: _Loaded, one: _Loaded, match: Matched, change: float, fil
     )
 
 
-def _same(reference: _Loaded, others: Sequence[_Loaded], records: Sequence[AlignedModel]) -> list[str]:
+def _same(reference: Loaded, others: Sequence[Loaded], records: Sequence[AlignedModel]) -> list[str]:
     """Return a warning for each model that is the reference itself, or nothing but a permutation of it."""
     size = float(Layout.of(reference.module).flatten(dict(reference.module.named_parameters())).double().norm())
     told: list[str] = []

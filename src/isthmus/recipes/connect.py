@@ -4,16 +4,14 @@ from dataclasses import replace
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-from torch import nn
 
-from isthmus._check import require
 from isthmus.data import Samples, load_data
 from isthmus.files import write_json
 from isthmus.geometry import gram
 from isthmus.geometry.bridge import Bridge
 from isthmus.geometry.build import connect, parse_geometry
 from isthmus.recipes.reserve import reserve
-from isthmus.recipes.task import Task, data_for, plan_for, task_for
+from isthmus.recipes.task import data_for, load_all, plan_for, task_for
 from isthmus.runs import Run
 from isthmus.store import save_bridge
 from isthmus.training.adversary import Adversary
@@ -87,8 +85,8 @@ def run_connect(recipe: ConnectRecipe, run: Run, *, session: Session | None = No
     splits = load_data(data, size=recipe.size)
     task = task_for(splits, arch=recipe.arch, width=recipe.width, files=recipe.models)
     basis = parse_geometry(recipe.geometry, len(recipe.models))
-    models, notes = _load(recipe, task, run)
-    bridge = connect(models, basis, names=recipe.models)
+    loaded, notes = load_all(recipe.models, task, run)
+    bridge = connect([one.module for one in loaded], basis, names=recipe.models)
     samples = splits.train if recipe.clean is None else reserve(splits, recipe.clean)[0]
     fitted = _fitted(bridge, samples, recipe, plan_for(recipe.plan, recipe.augment, splits), run, session)
     if not run.primary:
@@ -106,7 +104,7 @@ def run_connect(recipe: ConnectRecipe, run: Run, *, session: Session | None = No
         train_n=len(samples),
         free_points=bridge.free.shape[0],
         geometry=shape_of(bridge),
-        notes=notes,
+        notes=tuple(notes),
         files=files,
         training=None if fitted is None else _training(fitted),
     )
@@ -121,19 +119,6 @@ def shape_of(bridge: Bridge) -> dict[str, float | None]:
         length, chord = gram.length(bridge), gram.distance(bridge, 0.0, 1.0)
         return {"length": length, "chord": chord, "ratio": length / chord if chord > 0 else None}
     return {"area": gram.area(bridge)} if bridge.basis.dim == 2 else {}
-
-
-def _load(recipe: ConnectRecipe, task: Task, run: Run) -> tuple[list[nn.Module], tuple[str, ...]]:
-    twice = next((path for i, path in enumerate(recipe.models) if path in recipe.models[:i]), None)
-    require(twice is None, "models", "be different files", f"{twice!r} twice")
-    models: list[nn.Module] = []
-    notes: list[str] = []
-    for path in recipe.models:
-        model, report = task.load(path)
-        run.read(path, report.sha256)
-        models.append(model)
-        notes += [f"{path}: {note}" for note in report.notes]
-    return models, tuple(notes)
 
 
 def _fitted(

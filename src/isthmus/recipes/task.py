@@ -10,6 +10,7 @@ from isthmus._check import InputError, require
 from isthmus.data import Augment, Splits, default_augment, require_inputs
 from isthmus.models import MODELS, build_model, load_model
 from isthmus.models.weights import LoadReport, existing
+from isthmus.runs import Run
 from isthmus.store import Card, read_card
 from isthmus.training.plan import Plan
 
@@ -40,6 +41,31 @@ class Task:
         return Card(
             arch=self.arch, width=self.width, num_classes=self.num_classes, input_shape=self.input_shape, data=data
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A model, where it came from, and the SHA-256 of the file."""
+
+    path: str
+    sha256: str
+    module: nn.Module
+
+
+def load_all(paths: Sequence[str], task: Task, run: Run) -> tuple[list[Loaded], list[str]]:
+    """Return the models in weight files, recorded as read in the run, and what was done to load them.
+
+    Raises InputError for a file named twice.
+    """
+    twice = next((path for i, path in enumerate(paths) if path in paths[:i]), None)
+    require(twice is None, "models", "be different files", f"{twice!r} twice")
+    loaded, notes = list[Loaded](), list[str]()
+    for path in paths:
+        model, report = task.load(path)
+        run.read(path, report.sha256)
+        loaded.append(Loaded(path, report.sha256, model))
+        notes += [f"{path}: {note}" for note in report.notes]
+    return loaded, notes
 
 
 def task_for(
