@@ -59,16 +59,17 @@ class Auto:
             return self._named(done, remedy, "triggers are sought in images only")
         began, search, batch = perf_counter(), self.purify.search, self.purify.plan.batch_size
         surveys = [Survey.begun(m, clean.train, search, seed=seed_of(seed, "search")) for m in suspects]
-        rates = [Rate.of(_right(module, clean)) for module in suspects]
+        before = [_right(module, clean) for module in suspects]
+        rates = [Rate.of(right) for right in before]
         chosen = _choice(rates, [_least(survey.found) for survey in surveys], self.margin)
         found, base = surveys[chosen].finished(), rates[chosen]
         own, spent = (round(n / batch) for n in (surveys[chosen].images, sum(one.images for one in surveys)))
         least = min(_least(one) for one in (found, *(survey.found for survey in surveys)))
-        remedy, case = self._remedy(least), (suspects[chosen], found, clean)
+        remedy, case = self._remedy(least), _Case(suspects[chosen], found, clean, before[chosen], own)
         note, reason = f"suspect {chosen}, purified", _chosen(chosen, len(suspects))
         if remedy is not self.purify:
             note, reason = f"{note} gently", f"{reason}, gently, because nothing stands out"
-        done, why = self._taught(remedy, case, own, seed=seed, session=session)
+        done, why = self._taught(remedy, case, seed=seed, session=session)
         note += ("", ", twice", ", three times")[len(why)]
         reason += "".join(
             f", again at a quarter of the rate and with half as many triggers, because {one}" for one in why
@@ -91,33 +92,44 @@ class Auto:
         plan = self.purify.plan.model_copy(update={"learning_rate": self.faster * self.purify.plan.learning_rate})
         return replace(self.purify, plan=plan, doubt=replace(self.purify.doubt, share=self.gently, rounds=1))
 
-    def _taught(
-        self, remedy: Purify, case: tuple[nn.Module, Sequence[Found], Clean], own: int, *, seed: int, session: Session
-    ) -> tuple[Repaired, list[str]]:
+    def _taught(self, remedy: Purify, case: "_Case", *, seed: int, session: Session) -> tuple[Repaired, list[str]]:
         """Return what the remedy makes of the case, and why it had to be made again, more weakly each time.
 
-        own: gradients of the search that `case` brings with it; they count once, those of every attempt as well.
+        The search of the case counts once, the gradients of every attempt as well.
         """
-        suspect, found, clean = case
-        before, wasted, why = _right(suspect, clean), 0, list[str]()
+        wasted, why = 0, list[str]()
         while True:
             work = session.part(f"again-{len(why)}") if why else session
             try:
-                done = remedy.taught(suspect, found, clean, seed=seed, session=work)
+                done = remedy.taught(case.suspect, case.found, case.clean, seed=seed, session=work)
             except InputError:  # the loss is no longer finite; whatever else it is comes up again
                 if len(why) == 2:
                     raise
                 wasted += remedy.plan.evaluations
                 why.append("training did not stay finite")
             else:
-                if _TOO_MUCH in why or len(why) == 2 or not _costly(before, _right(done.module, clean), self.cost):
+                if _TOO_MUCH in why or len(why) == 2 or not self._costs(case, done):
                     return replace(done, evaluations=done.evaluations + wasted), why
-                wasted += done.evaluations - own
+                wasted += done.evaluations - case.own
                 why.append(_TOO_MUCH)
             remedy = _gentler(remedy)
 
+    def _costs(self, case: "_Case", done: Repaired) -> bool:
+        return _costly(case.right, _right(done.module, case.clean), self.cost)
+
     def _named(self, done: Repaired, remedy: Repair, why: str) -> Repaired:
         return replace(done, name=self.name, note=f"{remedy.name}: {done.note}", reason=f"{remedy.name}, because {why}")
+
+
+@dataclass(frozen=True, eq=False)
+class _Case:
+    """The chosen suspect, its triggers, the samples, which validation samples it gets right (N,), and the gradients of its search."""
+
+    suspect: nn.Module
+    found: Sequence[Found]
+    clean: Clean
+    right: Tensor
+    own: int
 
 
 def _right(module: nn.Module, clean: Clean) -> Tensor:
