@@ -11,7 +11,7 @@ from torch import Tensor
 
 from isthmus._check import InputError, require
 from isthmus.geometry.bases import Basis
-from isthmus.geometry.bridge import Bridge, Settle, write
+from isthmus.geometry.bridge import Bridge, Settle, settles, write
 from isthmus.geometry.flat import Barycentric
 from isthmus.probes import Probe
 from isthmus.randomness import stream
@@ -65,8 +65,8 @@ def scan(
     """Return one row per coordinate: its coordinates, then every probe's values, rates with their Wilson bounds.
 
     settle: the BatchNorm policy for points that are not a given model; an error names the choices where the module needs one and None
-    is given. Corners keep their own statistics. Each point's randomness derives from the seed, its coordinates and the probe, so a
-    scan of N points equals N scans of one; `watch` takes up an interrupted one and follows it.
+    is given. Corners keep their own statistics, unless the policy is for every point. Each point's randomness derives from the seed, its
+    coordinates and the probe, so a scan of N points equals N scans of one; `watch` takes up an interrupted one and follows it.
     """
     require_policy(bridge.template, settle)
     names = coordinate_names(bridge.basis.dim)
@@ -84,11 +84,14 @@ def scan(
     def measured(u: tuple[float, ...], asked: Sequence[Probe]) -> Row:
         point = torch.tensor(u, dtype=torch.float64)
         write(bridge, module, point)
-        if settle is not None and bridge.corner(point) not in bridge.states:
-            settle(module)
+        subject = module
+        if settle is not None and settles(bridge, point, settle):
+            # A policy that takes statistics away does so to a copy: the next point is written into the module again.
+            subject = deepcopy(module) if getattr(settle, "everywhere", False) else module
+            settle(subject)
         row: Row = dict(zip(names, u, strict=True))
         for probe in asked:
-            row |= probe(module, generator=stream(seed, "scan", type(probe).__name__, *u))
+            row |= probe(subject, generator=stream(seed, "scan", type(probe).__name__, *u))
         return row
 
     taken: tuple[float, ...] | None = None

@@ -86,6 +86,14 @@ def ensemble(  # noqa: PLR0913  one parameter for each option
     save: Annotated[
         bool, typer.Option("--save", help="Write the soups as model files.", rich_help_panel=o.WHERE)
     ] = False,
+    greedy: Annotated[
+        bool,
+        typer.Option(
+            "--greedy/--no-greedy",
+            help="Try a greedy soup: one more model to measure for each member.",
+            rich_help_panel=CHOICE,
+        ),
+    ] = True,
     batch_size: Annotated[
         int, typer.Option("--batch-size", min=1, help="Images at once.", rich_help_panel=o.WORK)
     ] = 250,
@@ -120,6 +128,7 @@ def ensemble(  # noqa: PLR0913  one parameter for each option
             "validation": validation,
             "settle_n": settle_n,
             "batch_size": batch_size,
+            "greedy": greedy,
             "save": save,
             "seed": seed,
             **settings,
@@ -151,8 +160,9 @@ def lines_of(table: "Table") -> list[str]:
     lines = [
         f"chosen on {meta['validation']['n']:,} validation images: {meta['chosen']['name']}; on the test images "
         f"{meta['hindsight']['name']} is best, which is known only afterwards: regret {regret:.4g} %",
-        f"greedy soup: {len(greedy)} of {len(meta['greedy'])} members ({'; '.join(greedy)})",
     ]
+    if greedy:
+        lines.append(f"greedy soup: {len(greedy)} of {len(meta['greedy'])} members ({'; '.join(greedy)})")
     for row in table.rows():
         if row["gain"] is not None and row["gain_p"] is not None:
             gain, p = float(row["gain"]), float(row["gain_p"])

@@ -18,6 +18,8 @@ isthmus scan runs/ab --probe clean --probe robust --probe input-hessian --eps 8/
 isthmus scan runs/ab --probe sharpness --probe trace --hessian-n 200
 
 isthmus scan runs/abcd --grid 5x5 --probe clean --probe distance
+
+isthmus scan runs/abcd --grid 11x11 --validation 1000 --probe train --probe validation --probe clean --out runs/patch
 """
 
 
@@ -66,7 +68,39 @@ def scan(  # noqa: PLR0913  one parameter for each option
             "--hessian-n", min=1, help="Images of input-hessian, sharpness and trace.", rich_help_panel=ATTACK
         ),
     ] = 200,
+    settle: Annotated[
+        str,
+        typer.Option(
+            "--settle",
+            metavar="recalibrate|keep|batch",
+            help="BatchNorm statistics: recomputed at each point, kept, or those of each test batch as in training mode (no fair figure).",
+        ),
+    ] = "recalibrate",
     settle_n: o.SettleN = 2000,
+    train_n: Annotated[
+        int, typer.Option("--train-n", min=1, help="At most N training images, of the probe train.")
+    ] = 1000,
+    validation: Annotated[
+        int | None,
+        typer.Option(
+            "--validation", min=1, help="Images of the probe validation, those that train --validation keeps apart."
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            "--batch-size", min=1, help="Images at once of clean, train and validation.", rich_help_panel=o.WORK
+        ),
+    ] = 500,
+    max_hours: Annotated[
+        float,
+        typer.Option(
+            "--max-hours",
+            min=0.0,
+            help="Stop after the first points where the rest is estimated to take longer.",
+            rich_help_panel=o.WORK,
+        ),
+    ] = 24.0,
     out: o.OptionalOut = None,
     resume: o.Resume = False,
     seed: o.Seed = 0,
@@ -105,11 +139,15 @@ def scan(  # noqa: PLR0913  one parameter for each option
         warm=warm_start,
         hessian_n=hessian_n,
         settle_n=settle_n,
+        settle=settle,  # pyright: ignore[reportArgumentType]  checked by the recipe
+        train_n=train_n,
+        validation=validation,
+        batch_size=batch_size,
         seed=seed,
     )
     opened = nullcontext() if out is None else Run.open(out, recipe, resume=resume, command=o.command_line())
     with using_threads(threads), opened as run, Progress("scanning") as progress:
-        result = run_scan(recipe, run, monitor=progress)
+        result = run_scan(recipe, run, monitor=progress, max_hours=max_hours)
     if json:
         print_json(result.to_json())
         return 0
@@ -117,6 +155,8 @@ def scan(  # noqa: PLR0913  one parameter for each option
     for column, found in result.barriers.items():
         for name, barrier in found.items():
             place = "" if barrier.t is None else f" at t = {barrier.t:.3g}"
+            if barrier.at is not None:
+                place = f" at u, v = {barrier.at[0]:.3g}, {barrier.at[1]:.3g}"
             print_lines([f"{column}, {name}: {barrier.value:.4g} {barrier.unit}{place} ({barrier.definition})"])
     if result.association is not None:
         print_lines([f"robust loss ~ input eigenvalue: {result.association}"])

@@ -3,14 +3,16 @@
 from dataclasses import replace
 from typing import Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from isthmus.data import Samples, load_data
+from isthmus._check import require
+from isthmus.data import Samples, Splits, load_data
 from isthmus.files import write_json
 from isthmus.geometry import gram
 from isthmus.geometry.bridge import Bridge
 from isthmus.geometry.build import connect, parse_geometry
-from isthmus.recipes.reserve import reserve
+from isthmus.recipes.reserve import kept_apart, reserve
 from isthmus.recipes.task import data_for, load_all, plan_for, task_for
 from isthmus.runs import Run
 from isthmus.store import save_bridge
@@ -26,6 +28,7 @@ class ConnectRecipe(BaseModel):
 
     models: weight files, in the order of the geometry's corners. arch, data: taken from the files where they say it. clean: so many
     images of the training split (the reserve of seed 0, see :func:`isthmus.recipes.reserve.reserve`); None for all of it.
+    validation: so many training images are left out, those that `isthmus train --validation` keeps apart, to choose a point by.
     stages: how a surface is trained (:func:`isthmus.training.staged.fit_staged`).
     adversary: minimise the loss under attack, crafted on the interpolated model (Zhao et al. 2020; several norms: RMC, Wang et al. 2023).
     """
@@ -37,6 +40,7 @@ class ConnectRecipe(BaseModel):
     data: str | None = None
     geometry: str = "bezier:2"
     clean: int | None = Field(default=None, ge=1)
+    validation: int | None = Field(default=None, ge=1)
     width: int | None = Field(default=None, ge=1)
     size: int | None = Field(default=None, ge=1)
     augment: str = "auto"
@@ -87,7 +91,8 @@ def run_connect(recipe: ConnectRecipe, run: Run, *, session: Session | None = No
     basis = parse_geometry(recipe.geometry, len(recipe.models))
     loaded, notes = load_all(recipe.models, task, run)
     bridge = connect([one.module for one in loaded], basis, names=recipe.models)
-    samples = splits.train if recipe.clean is None else reserve(splits, recipe.clean)[0]
+    notes += duplicates(bridge)
+    samples = _samples(recipe, splits)
     fitted = _fitted(bridge, samples, recipe, plan_for(recipe.plan, recipe.augment, splits), run, session)
     if not run.primary:
         return None
@@ -111,6 +116,31 @@ def run_connect(recipe: ConnectRecipe, run: Run, *, session: Session | None = No
     run.discard("checkpoint-*.pt")  # of the stages before the last
     run.save("connect.json", lambda place: write_json(place, result.model_dump(mode="json")))
     return result
+
+
+def _samples(recipe: ConnectRecipe, splits: Splits) -> Samples:
+    """Return the images to train on."""
+    if recipe.clean is None:
+        whole = splits.train
+        return whole if recipe.validation is None else kept_apart(whole, recipe.validation, test=splits.test)[1]
+    fix = "--clean takes so many images itself, those that train --hold-out set aside."
+    require(recipe.validation is None, "validation", "be left out with --clean", recipe.validation, fix)
+    return reserve(splits, recipe.clean)[0]
+
+
+def duplicates(bridge: Bridge) -> list[str]:
+    """Return a warning for each model that has the weights of one before it, and for a surface without area, empty where there are none."""
+    found: list[str] = []
+    for place, weights in enumerate(bridge.fixed):
+        same = next((k for k in range(place) if torch.equal(bridge.fixed[k], weights)), None)
+        if same is not None:
+            found.append(
+                f"warning: {bridge.names[place]}: the same weights as {bridge.names[same]}, a duplicate corner"
+            )
+    spread = float(gram.gram(bridge).diagonal().max())  # squared: an area is zero but for rounding beside it
+    if found and bridge.basis.dim == 2 and gram.area(bridge) <= 1e-6 * spread:
+        found.append("warning: the flat surface between these corners has zero area: it is a curve, or a point")
+    return found
 
 
 def shape_of(bridge: Bridge) -> dict[str, float | None]:

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from isthmus._check import InputError, require
 from isthmus.attacks.threat import Norm, Threat
 from isthmus.curvature.memory import free_memory, in_words, saved_bytes
-from isthmus.data import Samples, Splits, load_data, split_roles
+from isthmus.data import Samples, Splits, load_data
 from isthmus.evaluate import evaluating
 from isthmus.files import digest, sha256
 from isthmus.geometry.bridge import Bridge
 from isthmus.layout import placement
 from isthmus.randomness import stream
 from isthmus.recipes.ensemble_points import grid_counts, points_of
-from isthmus.recipes.reserve import reserve
+from isthmus.recipes.reserve import kept_apart, reserve
 from isthmus.recipes.scan import bridge_file
 from isthmus.recipes.task import Task, data_for, task_for
 from isthmus.runs import Run
@@ -40,7 +40,8 @@ class EnsembleRecipe(BaseModel):
     images of the training split choose the point and the greedy soup, those that `isthmus train --validation` keeps apart; with
     `hold_out` the last of so many reserved images. n: at most so many test images, a stratified choice; None for all. eps, norm,
     attack_steps, attack_step (in radii), restarts: of the PGD attack, none without eps. settle_n: at most so many training images on
-    which BatchNorm statistics are recomputed. save: write the soups as model files.
+    which BatchNorm statistics are recomputed. greedy: also make a greedy soup, one more model to measure for each member. save: write the
+    soups as model files.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,6 +62,7 @@ class EnsembleRecipe(BaseModel):
     restarts: int = Field(default=1, ge=1)
     batch_size: int = Field(default=250, ge=1)
     settle_n: int = Field(default=2000, ge=2)
+    greedy: bool = True
     save: bool = False
     seed: int = 0
 
@@ -143,8 +145,7 @@ def chosen_on(recipe: EnsembleRecipe, splits: Splits) -> tuple[Samples, Samples]
         most = len(splits.train) - classes
         requirement = f"be between {classes} and {most:,} of the images of {splits.train.name}"
         require(classes <= n <= most, "validation", requirement, n)
-        parts = split_roles(splits.train, {"validation": n, "train": None}, seed=0, avoid=splits.test)
-        return parts["validation"], parts["train"]
+        return kept_apart(splits.train, n, test=splits.test)
     whole, rest = reserve(splits, held)
     classes = len(torch.unique(whole.y))
     fits = n == held or n <= held - classes

@@ -28,6 +28,15 @@ def reserve(splits: Splits, n: int, *, seed: int = 0) -> tuple[Samples, Samples]
     return usable.take(taken), usable.take(~taken)
 
 
+def kept_apart(samples: Samples, n: int, *, test: Samples) -> tuple[Samples, Samples]:
+    """Return the `n` images of `samples` that are kept apart to choose by, and the rest, disjoint by content from `test` too.
+
+    The same images for every command that is given the same number (`--validation`).
+    """
+    parts = split_roles(samples, {"validation": n, "train": None}, seed=0, avoid=test)
+    return parts["validation"], parts["train"]
+
+
 def _order(labels: Tensor, seed: int) -> Tensor:
     """Return all positions, nearest to the front of its class first; ties by class."""
     places = torch.empty(len(labels), dtype=torch.float64)

@@ -1,8 +1,9 @@
 """`scan`: what probes measure at the points of a saved bridge."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -12,18 +13,21 @@ from isthmus._check import InputError, require, unknown
 from isthmus.association import Association, associate_columns
 from isthmus.attacks.pgd import PGD
 from isthmus.attacks.threat import Norm, Threat
-from isthmus.barrier import Barrier, barriers
+from isthmus.barrier import Barrier, barriers, surface_barriers
 from isthmus.data import Samples, Splits, load_data
 from isthmus.files import atomic, sha256
 from isthmus.geometry import gram
-from isthmus.geometry.bridge import Bridge
+from isthmus.geometry.bases import Product
+from isthmus.geometry.bridge import Bridge, Settle
 from isthmus.probes import Backdoor, Clean, Distance, InputHessian, Probe, Robust, Sharpness, Trace
 from isthmus.randomness import stream
 from isthmus.recipes.keeper import Keeper
+from isthmus.recipes.reserve import kept_apart
+from isthmus.recipes.scan_limits import Pace, require_room
 from isthmus.recipes.task import data_for, task_for
 from isthmus.runs import Run
 from isthmus.scan import Watch, coordinate_names, grid, scan
-from isthmus.settle import Recalibrate, running_layers
+from isthmus.settle import BatchStatistics, Keep, Recalibrate, running_layers
 from isthmus.store import load_bridge, read_header
 from isthmus.table import Column, Table
 from isthmus.tampering import parse_target, parse_trigger
@@ -32,6 +36,8 @@ from isthmus.training.session import Monitor
 
 PROBES = {
     "clean": "mean cross-entropy and error on test images",
+    "train": "the same on training images; --train-n",
+    "validation": "the same on the images that train --validation keeps apart; needs --validation",
     "backdoor": "attack success and recovery accuracy on triggered test images; needs --test-trigger and --target",
     "distance": "distance of the weights to each model of the bridge",
     "robust": "largest loss, error and evasion success on test images under attack; --norm, --eps, --attack-steps",
@@ -40,7 +46,10 @@ PROBES = {
     "trace": "trace of that Hessian, with its 99 % interval",
 }
 TABLE = "table.json"
-MEASURES = ("test_loss", "test_error", "robust_loss", "robust_error")  # whose barriers are told
+MEASURES = (
+    *("test_loss", "test_error", "train_loss", "train_error", "validation_loss", "validation_error"),
+    *("robust_loss", "robust_error"),
+)  # whose barriers are told
 EVERY_SECONDS = 1.0  # how often the rows so far are written
 
 
@@ -48,9 +57,12 @@ class ScanRecipe(BaseModel):
     """What to measure, where, on which images.
 
     bridge: a bridge file, or a folder with a `bridge.safetensors`. grid: `31` points on a curve, `5x5` on a surface. n: at most so
-    many test images, a stratified choice; None for all. settle_n: at most so many training images on which BatchNorm statistics
-    are recomputed at every point. test_trigger and target only measure. norm, eps, attack_steps, attack_step (in radii), restarts, warm:
-    of the probe `robust`. hessian_n: of the images, so many for `input-hessian`, `sharpness` and `trace`.
+    many test images, a stratified choice; None for all. settle: BatchNorm statistics of points that are no given model. recalibrate: on
+    at most settle_n training images, keep: those of the heaviest corner, batch: of each batch by itself, as in training mode and at given
+    models too (:class:`isthmus.settle.BatchStatistics`). train_n: at most so many training images of the probe `train`. validation: so
+    many are kept apart from these, for the probe of that name. batch_size: of both and of `clean`. test_trigger and target only measure.
+    norm, eps, attack_steps, attack_step (in radii), restarts, warm: of the probe `robust`. hessian_n: of the images, so many for
+    `input-hessian`, `sharpness` and `trace`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -73,12 +85,16 @@ class ScanRecipe(BaseModel):
     warm: bool = False
     hessian_n: int = Field(default=200, ge=1)
     settle_n: int = Field(default=2000, ge=2)
+    settle: Literal["recalibrate", "keep", "batch"] = "recalibrate"
+    train_n: int = Field(default=1000, ge=1)
+    validation: int | None = Field(default=None, ge=1)
+    batch_size: int = Field(default=500, ge=1)
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Scanned:
-    """A scanned bridge: its table and, for a curve with both ends, the barriers of each measured loss and error.
+    """A scanned bridge: its table and, for a curve with both ends or a surface with four corners, the barriers of each loss and error.
 
     association: of the robust loss with the largest input eigenvalue along a curve, where both were measured.
     """
@@ -103,34 +119,41 @@ class Scanned:
         }
 
 
-def run_scan(recipe: ScanRecipe, run: Run | None = None, *, monitor: Monitor | None = None) -> Scanned:
+def run_scan(
+    recipe: ScanRecipe, run: Run | None = None, *, monitor: Monitor | None = None, max_hours: float | None = None
+) -> Scanned:
     """Return the measurements; with a run also written as `table.json` and `table.csv`, row by row while they are made.
 
-    A resumed run takes over the rows that are there, and then gives the same table as an uninterrupted one.
+    A resumed run takes over the rows that are there, and then gives the same table as an uninterrupted one. Raises InputError for a grid
+    that does not fit into memory, and after the first rows for one that takes more than `max_hours`; None for no such limit.
     """
     path = bridge_file(recipe.bridge)
     header = read_header(path)
     splits = load_data(data_for(recipe.data, (path,), header.card), size=recipe.size)
     task = task_for(splits, arch=recipe.arch, width=recipe.width, files=(path,), card=header.card)
     bridge = load_bridge(path, task.build())
+    train, apart = _roles(recipe, splits)
+    probes = make_probes(recipe, bridge, replace(splits, train=train), validation=apart)
+    columns = [Column(name) for name in coordinate_names(bridge.basis.dim)] + [c for p in probes for c in p.columns]
+    require_room(bridge.basis, recipe.grid, len(columns))
     points = grid(bridge.basis, recipe.grid)
-    probes = make_probes(recipe, bridge, splits)
     if run is not None:
         run.read(path, sha256(path))
-    columns = [Column(name) for name in coordinate_names(bridge.basis.dim)] + [c for p in probes for c in p.columns]
     keeper = Keeper(run, len(points), columns, monitor, TABLE, EVERY_SECONDS)
+    done = keeper.done()
+    pace = Pace(keeper, len(points) - len(done), max_hours)
     began = perf_counter()
     table = scan(
         bridge,
         points,
         probes,
-        settle=_settle(recipe, bridge, splits.train),
+        settle=_settle(recipe, bridge, train),
         seed=recipe.seed,
-        watch=Watch(keeper, keeper.done()),
+        watch=Watch(pace, done),
     )
     meta = {**table.meta, "bridge": str(path), "data": splits.name, "seconds": perf_counter() - began}
     table = _with_speed(Table(table.frame, table.columns, meta), bridge)
-    found = _barriers(table)
+    found = _barriers(table, square=isinstance(bridge.basis, Product))
     related = _association(table)
     if run is None:
         return Scanned(table, found, association=related)
@@ -156,8 +179,18 @@ def bridge_file(path: str) -> Path:
     return inside
 
 
-def make_probes(recipe: ScanRecipe, bridge: Bridge, splits: Splits) -> list[Probe]:
-    """Return the probes a recipe names. Raises InputError for an unknown name, and for `backdoor` without trigger and target."""
+def _roles(recipe: ScanRecipe, splits: Splits) -> tuple[Samples, Samples | None]:
+    """Return the training images and those kept apart from them, where asked for."""
+    if recipe.validation is None:
+        return splits.train, None
+    apart, train = kept_apart(splits.train, recipe.validation, test=splits.test)
+    return train, apart
+
+
+def make_probes(
+    recipe: ScanRecipe, bridge: Bridge, splits: Splits, *, validation: Samples | None = None
+) -> list[Probe]:
+    """Return the probes a recipe names. Raises InputError for an unknown name, and where one lacks the settings it needs."""
     test = splits.test
     if recipe.n is not None and recipe.n < len(test):
         test = test.subset(recipe.n, generator=stream(recipe.seed, "test"))
@@ -165,7 +198,18 @@ def make_probes(recipe: ScanRecipe, bridge: Bridge, splits: Splits) -> list[Prob
     for name in dict.fromkeys(recipe.probes):
         match name:
             case "clean":
-                probes.append(Clean(test))
+                probes.append(Clean(test, batch_size=recipe.batch_size))
+            case "train":
+                part = splits.train.subset(
+                    min(recipe.train_n, len(splits.train)), generator=stream(recipe.seed, "train")
+                )
+                probes.append(Clean(part, "train", recipe.batch_size))
+            case "validation":
+                if validation is None:
+                    raise InputError(
+                        "`validation` should be given for the probe 'validation'. Found none. Give --validation."
+                    )
+                probes.append(Clean(validation, "validation", recipe.batch_size))
             case "backdoor":
                 if recipe.test_trigger is None or recipe.target is None:
                     lacking = "test_trigger" if recipe.test_trigger is None else "target"
@@ -187,9 +231,11 @@ def make_probes(recipe: ScanRecipe, bridge: Bridge, splits: Splits) -> list[Prob
     return probes
 
 
-def _settle(recipe: ScanRecipe, bridge: Bridge, train: Samples) -> Recalibrate | None:
+def _settle(recipe: ScanRecipe, bridge: Bridge, train: Samples) -> Settle | None:
     if not running_layers(bridge.template):
         return None
+    if recipe.settle != "recalibrate":
+        return Keep() if recipe.settle == "keep" else BatchStatistics()
     count = min(recipe.settle_n, len(train))
     return Recalibrate(train.subset(count, generator=stream(recipe.seed, "settle")))
 
@@ -206,11 +252,14 @@ def _with_speed(table: Table, bridge: Bridge) -> Table:
     return Table(frame, (*table.columns, column), table.meta)
 
 
-def _barriers(table: Table) -> dict[str, dict[str, Barrier]]:
-    """Return the barriers of the test loss and error, where the scan is of a curve and has both ends and a point between."""
-    if "t" not in table.names or len(table) < 3:
-        return {}
-    return {name: barriers(table, value=name) for name in MEASURES if name in table.names}
+def _barriers(table: Table, *, square: bool) -> dict[str, dict[str, Barrier]]:
+    """Return the barriers of each loss and error, where the scan is of a curve or a square and has its ends and a point between."""
+    names = [name for name in MEASURES if name in table.names]
+    if "t" in table.names and len(table) >= 3:
+        return {name: barriers(table, value=name) for name in names}
+    if "u" in table.names and len(table) > 4 and square:
+        return {name: surface_barriers(table, value=name) for name in names}
+    return {}
 
 
 def _association(table: Table) -> Association | None:
