@@ -80,17 +80,17 @@ class Size:
 
 _FAST = Plan(steps=1560, learning_rate=0.2, schedule="triangular", warmup=0.1, precision="bf16-mixed")
 _BETWEEN = _FAST.model_copy(update={"learning_rate": 0.1})
-_VIT = Plan(steps=1560, optimizer="adamw", learning_rate=1e-3, weight_decay=0.05, decay="points", warmup=0.1)
+_VIT = Plan(steps=3120, optimizer="adamw", learning_rate=3e-3, weight_decay=0.05, decay="points", warmup=0.1)
 _VIT_BETWEEN = _VIT.model_copy(update={"weight_decay": 0.0})
 _LONG = Plan(steps=62_400, learning_rate=0.1, schedule="multistep", milestones=(0.5, 0.75), precision="bf16-mixed")
 _LONG_BETWEEN = Plan(steps=78_000, learning_rate=0.03, precision="bf16-mixed")
-_LONG_VIT = _VIT.model_copy(update={"steps": 62_400, "precision": "bf16-mixed"})
+_LONG_VIT = _VIT.model_copy(update={"steps": 62_400, "learning_rate": 1e-3, "precision": "bf16-mixed"})
 _LONG_VIT_BETWEEN = _LONG_VIT.model_copy(update={"steps": 78_000, "weight_decay": 0.0})
 
 SIZES = {
     "smoke": Size(
         data="digits",
-        blocks=(Block("cnn", "cnn", 4, Plan(steps=60, batch_size=50), Plan(steps=40, batch_size=50)),),
+        blocks=(Block("cnn", "cnn", 4, Plan(steps=40, batch_size=50), Plan(steps=24, batch_size=50)),),
         n=100,
         train_n=100,
         validation=100,
@@ -105,7 +105,7 @@ SIZES = {
         blocks=(
             Block("resnet18", "resnet18", 8, _FAST, _BETWEEN),
             Block("vgg16", "vgg16-bn", 16, _FAST.model_copy(update={"learning_rate": 0.1}), _BETWEEN),
-            Block("vit", "vit:depth=4", 48, _VIT, _VIT_BETWEEN, batchnorm=False),
+            Block("vit", "vit:depth=4,patch=8", 48, _VIT, _VIT_BETWEEN, batchnorm=False),
         ),
         n=2000,
         train_n=1000,
@@ -130,9 +130,9 @@ SIZES = {
     ),
 }
 ABOUT = {
-    "smoke": "digits, a small network, 60 gradients for each model: does it run? Its numbers mean nothing",
-    "small": "CIFAR-10; resnet18 of width 8, vgg16 with BatchNorm of width 16, vit of width 48 and depth 4; four epochs for each model "
-    "and for each surface; about two hours with two jobs",
+    "smoke": "digits, a small network, 40 gradients for each model: does it run? Its numbers mean nothing",
+    "small": "CIFAR-10; resnet18 of width 8, vgg16 with BatchNorm of width 16, four epochs for each model and for each surface; vit of "
+    "width 48, depth 4 and patches of 8, eight epochs; about two hours with two jobs",
     "paper": "CIFAR-10; resnet18 and vgg16 with BatchNorm of width 64, vit of width 192; 160 epochs for each model and 200 for each "
     "surface; for a GPU",
 }
