@@ -169,6 +169,22 @@ def test_surfaces_have_barriers_over_the_corners(capsys, tmp_path):
     assert call(capsys, "scan", tmp_path, "--grid", "4", "--n", "20", "--json").json["barriers"] == {}
 
 
+def test_a_loss_without_end_on_a_surface_has_no_barriers(capsys, tmp_path, monkeypatch):
+    bridge_at(tmp_path, "surface:1x1", 4)
+    measured, plain = [], Clean.__call__
+
+    def endless(probe, model, *, generator=None):
+        measured.append(0)
+        found = dict(plain(probe, model, generator=generator))
+        return found | ({"test_loss": float("inf")} if len(measured) == 5 else {})  # of nine points the middle
+
+    monkeypatch.setattr(Clean, "__call__", endless)
+    done = call(capsys, "scan", tmp_path, "--grid", "3x3", "--n", "50", "--json")
+    assert done.code == 0, done.err
+    assert done.json["rows"][4]["test_loss"] == "Infinity"
+    assert set(done.json["barriers"]) == {"test_error"}
+
+
 def test_training_and_validation_images_have_probes_of_their_own(capsys, tmp_path):
     models, splits = bridge_at(tmp_path), load_data("digits")
     probes = ("--probe", "train", "--probe", "validation")

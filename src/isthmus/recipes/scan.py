@@ -5,6 +5,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Literal
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
@@ -258,7 +259,8 @@ def _barriers(table: Table, *, square: bool) -> dict[str, dict[str, Barrier]]:
     if "t" in table.names and len(table) >= 3:
         return {name: barriers(table, value=name) for name in names}
     if "u" in table.names and len(table) > 4 and square:
-        return {name: surface_barriers(table, value=name) for name in names}
+        finite = [name for name in names if np.isfinite(table.frame[name].to_numpy(dtype=np.float64)).all()]
+        return {name: surface_barriers(table, value=name) for name in finite}
     return {}
 
 
