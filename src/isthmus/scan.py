@@ -7,7 +7,7 @@ from itertools import product
 from re import fullmatch
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from isthmus._check import InputError, require
 from isthmus.geometry.bases import Basis
@@ -84,11 +84,7 @@ def scan(
     def measured(u: tuple[float, ...], asked: Sequence[Probe]) -> Row:
         point = torch.tensor(u, dtype=torch.float64)
         write(bridge, module, point)
-        subject = module
-        if settle is not None and settles(bridge, point, settle):
-            # A policy that takes statistics away does so to a copy: the next point is written into the module again.
-            subject = deepcopy(module) if getattr(settle, "everywhere", False) else module
-            settle(subject)
+        subject = _settled(module, bridge, point, settle)
         row: Row = dict(zip(names, u, strict=True))
         for probe in asked:
             row |= probe(subject, generator=stream(seed, "scan", type(probe).__name__, *u))
@@ -110,6 +106,16 @@ def scan(
             watch.on_row(row)
     meta: dict[str, object] = {"seed": seed, "settle": type(settle).__name__ if settle is not None else None}
     return with_bounds(Table.of(rows, columns, meta))
+
+
+def _settled(module: nn.Module, bridge: Bridge, point: Tensor, settle: Settle | None) -> nn.Module:
+    """Return the module, which holds the point, with its statistics in order."""
+    if settle is None or not settles(bridge, point, settle):
+        return module
+    # A policy that takes statistics away does so to a copy: the next point is written into the module again.
+    subject = deepcopy(module) if getattr(settle, "everywhere", False) else module
+    settle(subject)
+    return subject
 
 
 def _points(coordinates: Tensor | Sequence[float] | Sequence[Sequence[float]], dim: int) -> Tensor:

@@ -12,7 +12,7 @@ from isthmus.training.staged import Stages
 
 CORNERS = 4
 LATE = (8 / 11, 9 / 11, 10 / 11)  # of one run, and its end: epochs 160, 180, 200 and 220 of Ren et al. 2025, figure 6
-SWA = (0.5, 0.6, 0.7, 0.8, 0.9)  # and the end: what is averaged, at a quarter of the first rate, which then stays
+SWA = (0.6, 0.7, 0.8, 0.9)  # and the end: what is averaged, of the half at a quarter of the first rate
 MODEL, BRIDGE = "model.safetensors", "bridge.safetensors"
 
 
