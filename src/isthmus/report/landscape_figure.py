@@ -31,6 +31,7 @@ def contour_figure(panel: Landscape, name: str, scale: Scale) -> tuple[Figure, L
 
     The colours are those of `scale`, whatever range the panel has of its own. A loss has buttons for a linear and a logarithmic scale.
     """
+    across, up = (axis.name for axis in panel.meta.axes)
     variants = [_contours(panel.values(name), scale, log) for log in (False, True)]
     contour: Figure = {
         "type": "contour",
@@ -41,7 +42,7 @@ def contour_figure(panel: Landscape, name: str, scale: Scale) -> tuple[Figure, L
         "zauto": False,
         "autocontour": False,
         "line": {"color": "rgba(27,36,48,.5)", "width": 0.8},
-        "hovertemplate": f"a = %{{x:.3g}}, b = %{{y:.3g}}: %{{customdata:.4g}} {scale.unit}<extra></extra>",
+        "hovertemplate": f"{across} = %{{x:.3g}}, {up} = %{{y:.3g}}: %{{customdata:.4g}} {scale.unit}<extra></extra>",
         **nested(variants[scale.log]),
     }
     texts: Figure = {
