@@ -41,7 +41,7 @@ def space_figure(surface: Surface, name: str) -> tuple[Figure, Legend]:
 
 def _ground(surface: Surface) -> Figure:
     """Return the axes of the coordinates and the camera; a triangle has no ticks, its corners are named."""
-    camera: Figure = {"eye": {"x": -1.2, "y": -1.35, "z": 0.95}, "center": {"x": 0, "y": 0, "z": -0.16}}
+    camera: Figure = {"eye": {"x": -1.0, "y": -1.25, "z": 1.35}, "center": {"x": 0, "y": 0, "z": -0.16}}
     if not surface.triangle:
         return {"xaxis": space_axis("u"), "yaxis": space_axis("v"), "aspectmode": "cube", "camera": camera}
     bare = {**space_axis(""), "showticklabels": False, "showgrid": False}
