@@ -132,7 +132,13 @@ def _named(held: _Values) -> dict[str, Barrier]:
         found.append(Barrier(name, float(amount), place.get("t"), held.unit, words, citation, place.get("u")))  # type: ignore[arg-type]
 
     if kind == "error":
-        add("frankle", peak - mean, top, "highest error minus the mean error of the {ends}; 'stable' below 2 %", _FRANKLE)
+        add(
+            "frankle",
+            peak - mean,
+            top,
+            "highest error minus the mean error of the {ends}; 'stable' below 2 %",
+            _FRANKLE,
+        )
     else:
         add("git_re_basin", peak - mean, top, "highest loss minus the mean loss of the {ends}", _REBASIN)
     steepest = int(rise.argmax())

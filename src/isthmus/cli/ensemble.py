@@ -132,7 +132,9 @@ def ensemble(  # noqa: PLR0913  one parameter for each option
     if json:
         print_json(result.to_json())
         return 0
-    print_lines([*_shown(result.table).to_markdown().splitlines(), *ensemble_sentences(result.table), *warned(result.table)])
+    print_lines(
+        [*_shown(result.table).to_markdown().splitlines(), *ensemble_sentences(result.table), *warned(result.table)]
+    )
     return 0
 
 

@@ -82,7 +82,11 @@ def report(
         return 0
     # In this order: an attack's folder holds a table.json too.
     kind = next(
-        (kind for kind in (_repair, _demo, _attack, _curvature, _align, _ensemble, _scan) if (place / f"{NAMES[kind]}.json").is_file()),
+        (
+            kind
+            for kind in (_repair, _demo, _attack, _curvature, _align, _ensemble, _scan)
+            if (place / f"{NAMES[kind]}.json").is_file()
+        ),
         _repair,
     )
     shown, lines = kind(place)

@@ -74,9 +74,7 @@ def _usual(fields: Sequence[str]) -> list[str]:
     return [name for name in names if name in fields] or list(fields)
 
 
-def _panel(
-    figure: Figure, where: tuple[int, int, int], row: str, surface: Surface, shown: tuple[str, Drawn]
-) -> Axes:
+def _panel(figure: Figure, where: tuple[int, int, int], row: str, surface: Surface, shown: tuple[str, Drawn]) -> Axes:
     name, drawn = shown
     if row == "space":
         space = figure.add_subplot(*where, projection="3d")
@@ -91,7 +89,9 @@ def _panel(
             level.set_visible(all(NEAR < place < 1 - NEAR for place in level.get_position()))
         _name_corners(axis, surface)
         for pair in surface.diagonals:
-            axis.plot(*zip(*(surface.corners[letter].at for letter in pair), strict=True), "--", color=INK, linewidth=0.5)
+            axis.plot(
+                *zip(*(surface.corners[letter].at for letter in pair), strict=True), "--", color=INK, linewidth=0.5
+            )
     _mark(axis, surface)
     return axis
 
@@ -151,7 +151,11 @@ def _ternary(axis: Axes, surface: Surface, name: str, drawn: Drawn) -> None:
 def _ternary_axes(axis: Axes, surface: Surface) -> None:
     """Draw the shares of the three models along the sides, and their names at the corners."""
     small = SIZE - 2
-    shifts = {"base": ((0, -3), "center", "top"), "right": ((3, 1), "left", "center"), "left": ((-3, 1), "right", "center")}
+    shifts = {
+        "base": ((0, -3), "center", "top"),
+        "right": ((3, 1), "left", "center"),
+        "left": ((-3, 1), "right", "center"),
+    }
     for side, share, at in ticks():
         shift, across, up = shifts[side]
         axis.annotate(f"{share:g}", at, shift, textcoords="offset points", ha=across, va=up, fontsize=small)  # pyright: ignore[reportArgumentType]
@@ -159,7 +163,11 @@ def _ternary_axes(axis: Axes, surface: Surface) -> None:
     for name, at, shift in zip(names, OUTLINE, ((0, -1.9 * SIZE), (0, -1.9 * SIZE), (0, 0.6 * SIZE)), strict=False):
         up = "bottom" if shift[1] > 0 else "top"
         axis.annotate(plain(name), at, shift, textcoords="offset points", ha="center", va=up, fontsize=SIZE - 1)
-    middle = (((0.5, 0.0), (0, -1.9 * SIZE), 0, 1), ((0.75, TOP / 2), (2.4 * SIZE, 6), -60, 2), ((0.25, TOP / 2), (-2.4 * SIZE, 6), 60, 0))
+    middle = (
+        ((0.5, 0.0), (0, -1.9 * SIZE), 0, 1),
+        ((0.75, TOP / 2), (2.4 * SIZE, 6), -60, 2),
+        ((0.25, TOP / 2), (-2.4 * SIZE, 6), 60, 0),
+    )
     for at, shift, turn, place in middle:
         said = f"share of {names[place][0]}"
         where = "top" if turn == 0 else "center"
@@ -189,7 +197,9 @@ def _mesh(axis: Axes3D, surface: Surface, name: str, drawn: Drawn) -> None:
         if len(values) == 3:
             faces.append([(*places[p], _height(v, scale, log)) for p, v in zip(cell, values, strict=True)])
             tones.append(max(sum(values) / 3, scale.floor) if log else sum(values) / 3)
-    axis.add_collection3d(Poly3DCollection(faces, facecolors=colours(norm(tones)), linewidths=0.15, edgecolors="#1b243055"))
+    axis.add_collection3d(
+        Poly3DCollection(faces, facecolors=colours(norm(tones)), linewidths=0.15, edgecolors="#1b243055")
+    )
     low, high = (log10(scale.floor), log10(scale.high)) if log else (scale.low, scale.high)
     axis.set(xlim=(0, 1), ylim=(0, 1), zlim=(low, high), xticks=[], yticks=[])
     levels = levels_of(scale, log)[:: max(1, len(levels_of(scale, log)) // 4)]
@@ -217,15 +227,15 @@ def _raise_marks(axis: Axes3D, surface: Surface, name: str, drawn: Drawn) -> Non
         axis.text(x, y, z, f" {letter}", fontsize=SIZE - 1, zorder=11)
 
 
-def edges_figure(
-    surface: Surface, *, panels: Sequence[Sequence[str]] | None = None, width: float = COLUMN
-) -> Figure:
+def edges_figure(surface: Surface, *, panels: Sequence[Sequence[str]] | None = None, width: float = COLUMN) -> Figure:
     """Return columns of a surface along its border, from corner to corner and back to the first, one panel above the other.
 
     panels, width: as in :func:`isthmus.plots.path_figure`. Raises InputError where the corners are not recorded or an edge was not scanned.
     """
     border = surface.border()
-    require(border is not None, "surface", "have recorded corners and measured edges", f"{len(surface.corners)} corner(s)")
+    require(
+        border is not None, "surface", "have recorded corners and measured edges", f"{len(surface.corners)} corner(s)"
+    )
     assert border is not None
     figure = path_figure(border, panels=panels, width=width)
     for axis in figure.axes:

@@ -105,12 +105,14 @@ def align_sentences(alignment: Alignment) -> list[str]:
     for entry in alignment.document.models:
         rows = alignment.rows(entry.model)
         first = next((row for row in rows if row["weights"] == "plain"), None)
-        best = max((row for row in rows if row["weights"] == "permuted"), key=_accuracy, default=None)
+        last = next((row for row in reversed(rows) if row["weights"] == "permuted"), None)
         middle = ""
-        if first is not None and best is not None:
-            middle = f": test accuracy in the middle of the line {_percent(first)} → {_percent(best)} ({way(best)})"
+        if first is not None and last is not None:
+            middle = f": test accuracy in the middle of the line {_percent(first)} → {_percent(last)} ({way(last)})"
         moved = f"distance to {alignment.document.reference} {number(entry.distance_before)} → {number(entry.distance_after)}"
-        said.append(f"{entry.model}{middle}; {moved}, likeness {entry.likeness_before:.3g} → {entry.likeness_after:.3g}.")
+        said.append(
+            f"{entry.model}{middle}; {moved}, likeness {entry.likeness_before:.3g} → {entry.likeness_after:.3g}."
+        )
     return said
 
 
@@ -125,13 +127,9 @@ def units_sentences(document: AlignDocument) -> list[str]:
     ]
 
 
-def _accuracy(row: dict[str, Cell]) -> float:
-    value = row["test_accuracy"]
-    return float(value) if isinstance(value, int | float) and isfinite(value) else -1.0
-
-
 def _percent(row: dict[str, Cell]) -> str:
-    return "not a number" if _accuracy(row) < 0 else f"{_accuracy(row):.1f} %"
+    value = row["test_accuracy"]
+    return f"{value:.1f} %" if isinstance(value, int | float) and isfinite(value) else "not a number"
 
 
 def layers(names: Sequence[str]) -> str:

@@ -55,7 +55,12 @@ def line_figure(lines: Table, model: str) -> tuple[Figure, Legend] | None:
         "margin": {"l": 64, "r": 20, "t": 12, "b": 48},
         "hovermode": "x unified",
         "hoversubplots": "axis",
-        "xaxis": {"title": {"text": "position along the line, t"}, "anchor": "y2", "zeroline": False, "hoverformat": ".3g"},
+        "xaxis": {
+            "title": {"text": "position along the line, t"},
+            "anchor": "y2",
+            "zeroline": False,
+            "hoverformat": ".3g",
+        },
         **axes,
     }
     return {"data": traces, "layout": layout}, legend

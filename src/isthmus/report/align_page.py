@@ -31,7 +31,9 @@ class Ran:
 
     def provenance(self) -> str:
         """Return the section with the command."""
-        return section("provenance", "To do it again", f"<pre>{text(shlex.join(self.command))}</pre>" if self.command else "")
+        return section(
+            "provenance", "To do it again", f"<pre>{text(shlex.join(self.command))}</pre>" if self.command else ""
+        )
 
 
 def align_page(alignment: Alignment, ran: Ran) -> str:
@@ -53,10 +55,10 @@ def align_page(alignment: Alignment, ran: Ran) -> str:
 
 
 def _header(alignment: Alignment, ran: Ran) -> str:
-    notes = alignment.document.notes
+    notes, said = alignment.document.notes, align_sentences(alignment)
     return (
         f'<header>\n<p class="over"><span>{text(moment(ran.created))}</span></p>\n<h1>{text(alignment.document.title)}</h1>\n'
-        + "".join(f'<p class="verdict">{text(line)}</p>\n' for line in align_sentences(alignment))
+        + (f'<p class="verdict">{text(said[0])}</p>' if len(said) == 1 else bullets(said))
         + (f'<div class="notice">{bullets(notes)}</div>\n' if notes else "")
         + "</header>"
     )
@@ -68,8 +70,17 @@ def _middle(alignment: Alignment, model: str, name: str, plots: Plots) -> str:
     figure = dots_figure([way(row) for row in rows], {"clean_accuracy": held}, marked=None)
     column = alignment.midpoints.column("test_accuracy")
     said = f"Test accuracy half way to {name}, n = {column.n or 0:,}; bars are Wilson 95 % intervals."
-    heads = ("Weights and statistics", "Accuracy", "Loss (nat)", "Error above the mean of the ends", "Loss above it (nat)")
-    cells = [Row("way", [way(row), *(_cell(row, key) for key in ("test_accuracy", "test_loss", "error_rise", "loss_rise"))]) for row in rows]
+    heads = (
+        "Weights and statistics",
+        "Accuracy",
+        "Loss (nat)",
+        "Error above the mean of the ends",
+        "Loss above it (nat)",
+    )
+    cells = [
+        Row("way", [way(row), *(_cell(row, key) for key in ("test_accuracy", "test_loss", "error_rise", "loss_rise"))])
+        for row in rows
+    ]
     table = cards(heads, cells, numeric=(False, True, True, True, True))
     return f"<h3>{text(model)}</h3>{plots.place(figure, said)}{table}"
 
@@ -87,7 +98,13 @@ def _cell(row: dict[str, Cell], key: str) -> str | Html:
     if key == "test_accuracy":
         bounds = _bounded(row)
         return stacked(f"{value:.1f} %", "" if bounds is None else f"{bounds[1]:.1f}–{bounds[2]:.1f} %")
-    return f"{value:+.1f} points" if key == "error_rise" else f"{value:+.3g}" if key == "loss_rise" else number(float(f"{value:.3g}"))
+    return (
+        f"{value:+.1f} points"
+        if key == "error_rise"
+        else f"{value:+.3g}"
+        if key == "loss_rise"
+        else number(float(f"{value:.3g}"))
+    )
 
 
 def _line(alignment: Alignment, model: str, name: str, plots: Plots) -> str:
@@ -126,7 +143,9 @@ def _units(alignment: Alignment) -> str:
     rows = [Row("group", [group.name, f"{group.size:,}"]) for group in document.groups]
     table = cards(("Group, by the tensor axis it is called by", "Units"), rows, numeric=(False, True)) if rows else ""
     left = _listed(document.unpermuted)
-    return table + (f"<h3>Left as it is</h3>{left}" if left else "<p>Every hidden unit that was found may change places.</p>")
+    return table + (
+        f"<h3>Left as it is</h3>{left}" if left else "<p>Every hidden unit that was found may change places.</p>"
+    )
 
 
 def _listed(lines: Sequence[str]) -> str:

@@ -15,9 +15,13 @@ RATES = ("clean_accuracy", "recovery_accuracy", "attack_success")  # of a repair
 
 
 def dots_figure(
-    names: Sequence[str], measures: Mapping[str, Sequence[tuple[float, float, float] | None]], *, marked: int | None
+    names: Sequence[str],
+    measures: Mapping[str, Sequence[tuple[float, float, float] | None]],
+    *,
+    marked: int | None,
+    length: int = 22,
 ) -> Figure:
-    """Return one row per model with a dot and an interval, in %, for each measure; row `marked`, if any, is highlighted.
+    """Return one row per model with a dot and an interval, in %, for each measure; row `marked`, if any, is highlighted. length: of a label.
 
     `measures` maps a name of :data:`DOTS` to one (value, low, high) per model, None where it was not measured.
     """
@@ -59,7 +63,7 @@ def dots_figure(
         "xaxis": {"title": {"text": "% of test images"}, "range": [-2, 102], "zeroline": False},
         "yaxis": {
             "tickvals": rows,
-            "ticktext": [f"<b>{name}</b>" if row == marked else name for row, name in enumerate(labels(names))],
+            "ticktext": [f"<b>{name}</b>" if row == marked else name for row, name in enumerate(labels(names, length))],
             "range": [len(names) - 0.5, -0.5],
             "automargin": True,
             "zeroline": False,

@@ -74,11 +74,17 @@ def _accuracy(combined: Combined, plots: Plots) -> str:
     if "robust_accuracy" in combined.table.names:
         measures["robust_accuracy"] = [_triple(row, "robust_accuracy") for row in rows]
     marked = next((i for i, row in enumerate(rows) if row["kind"] == "chosen"), None)
-    figure = dots_figure([str(row["name"]) for row in rows], measures, marked=marked)
+    figure = dots_figure([_brief(row) for row in rows], measures, marked=marked, length=30)
     said = f"Test images, n = {combined.meta.chosen.test_accuracy.n:,}; bars are Wilson 95 % intervals. Shaded: the single model that was chosen."
     if not few:
         said += " The members stand in a table below."
     return plots.place(figure, said, [line for line in DOTS_LEGEND if line[0] in measures])
+
+
+def _brief(row: Cells) -> str:
+    """Return the name of a row; which member a choice is stands in the table."""
+    name = str(row["name"])
+    return name.partition(":")[0] if row["kind"] in ("chosen", "hindsight") else name
 
 
 def _triple(row: Cells, name: str) -> tuple[float, float, float] | None:
@@ -87,8 +93,19 @@ def _triple(row: Cells, name: str) -> tuple[float, float, float] | None:
 
 
 def _quality(combined: Combined) -> str:
-    heads = ("Combination", "Accuracy", "Under attack", "Loss (NLL, nat)", "Calibration error", "Brier score", "Gain over the chosen")
-    rows = [Row("repaired" if row["kind"] == "chosen" else str(row["kind"]), _quality_cells(row)) for row in combined.rows(*WHOLE)]
+    heads = (
+        "Combination",
+        "Accuracy",
+        "Under attack",
+        "Loss (NLL, nat)",
+        "Calibration error",
+        "Brier score",
+        "Gain over the chosen",
+    )
+    rows = [
+        Row("repaired" if row["kind"] == "chosen" else str(row["kind"]), _quality_cells(row))
+        for row in combined.rows(*WHOLE)
+    ]
     note = (
         "Below each share its Wilson 95 % interval, below each calibration error (15 bins of the largest probability) what a perfectly "
         "calibrated model would show on as many images, below each gain the p-value of McNemar's exact test on the same images. "
@@ -144,7 +161,16 @@ def _diversity(combined: Combined) -> str:
     rows = [row for row in combined.rows("ensemble") if _number(row, "disagreement") is not None]
     if not rows:
         return ""
-    heads = ("Ensemble", "Members", "Accuracy", "Disagreement", "Per error", "Divergence (nat)", "Ambiguity (nat)", "Gain")
+    heads = (
+        "Ensemble",
+        "Members",
+        "Accuracy",
+        "Disagreement",
+        "Per error",
+        "Divergence (nat)",
+        "Ambiguity (nat)",
+        "Gain",
+    )
     held = [Row("ensemble", _diversity_cells(row)) for row in rows]
     note = (
         "Disagreement: test images on which two members differ, mean over pairs; per error: divided by the mean error of the members. "
@@ -180,8 +206,19 @@ def _cost_cells(row: Cells) -> list[str | Html]:
 
 
 def _members(combined: Combined) -> str:
-    rows = [Row(str(row["kind"]), [*_quality_cells(row)[:6], _share(row, "validation_accuracy")]) for row in combined.rows("member", "corner")]
-    heads = ("Member", "Accuracy", "Under attack", "Loss (NLL, nat)", "Calibration error", "Brier score", "On validation images")
+    rows = [
+        Row(str(row["kind"]), [*_quality_cells(row)[:6], _share(row, "validation_accuracy")])
+        for row in combined.rows("member", "corner")
+    ]
+    heads = (
+        "Member",
+        "Accuracy",
+        "Under attack",
+        "Loss (NLL, nat)",
+        "Calibration error",
+        "Brier score",
+        "On validation images",
+    )
     table = cards(heads, rows, numeric=(False, *(True for _ in heads[1:])))
     return table if len(rows) <= MANY else f"<details><summary>{len(rows):,} members</summary>{table}</details>"
 
@@ -198,7 +235,14 @@ def _facts(combined: Combined) -> Sequence[tuple[str, str]]:
     if meta.settle is not None:
         rows.append(("BatchNorm statistics", f"{meta.settle}, {meta.settle_n or 0:,} training images"))
     if meta.attack is not None:
-        rows.append(("Attack", ", ".join(f"{name} {value}" for name, value in meta.attack.items() if isinstance(value, str | int | float))))
+        rows.append(
+            (
+                "Attack",
+                ", ".join(
+                    f"{name} {value}" for name, value in meta.attack.items() if isinstance(value, str | int | float)
+                ),
+            )
+        )
     if meta.parameters is not None:
         rows.append(("Parameters of one model", f"{meta.parameters:,}"))
     if meta.seed is not None:

@@ -37,7 +37,9 @@ def choice_of(table: Table) -> Choice | None:
         return Choice.model_validate({"explanation": "", **fields})
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise InputError(f"`chosen` should be a point of the scan. Found in the table's meta no usable {where!r}.") from error
+        raise InputError(
+            f"`chosen` should be a point of the scan. Found in the table's meta no usable {where!r}."
+        ) from error
 
 
 def corners_of(table: Table) -> tuple[Corner, ...]:
@@ -46,7 +48,9 @@ def corners_of(table: Table) -> tuple[Corner, ...]:
         return _CORNERS.validate_python(table.meta.get("corners", ()))
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors()[0]["loc"]) or "the whole"
-        raise InputError(f"`corners` should be names and coordinates. Found in the table's meta no usable {where!r}.") from error
+        raise InputError(
+            f"`corners` should be names and coordinates. Found in the table's meta no usable {where!r}."
+        ) from error
 
 
 def on_simplex(table: Table) -> bool | None:

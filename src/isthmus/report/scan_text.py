@@ -58,7 +58,9 @@ def at(barrier: Barrier) -> str:
 def scan_verdict(table: Table, found: Mapping[str, Mapping[str, Barrier]]) -> str:
     """Return the headline: how far each loss and error rises above the worst of the given models."""
     if not found:
-        place = {1: "points along a path", 2: "points of a surface"}.get(len(coordinate_columns(table)), "points of a bridge")
+        place = {1: "points along a path", 2: "points of a surface"}.get(
+            len(coordinate_columns(table)), "points of a bridge"
+        )
         return f"{len(table):,} {place} were measured."
     said: list[str] = []
     for name, held in found.items():

@@ -77,7 +77,7 @@ def _figure(summary: Summary) -> tuple[Figure, list[tuple[str, str, str, str]]]:
         if any(held[name] for held in ranged)
     }
     marked = next(i for i, line in enumerate(summary.lines) if line.role == "repaired")
-    legend = [line for line in RATES_LEGEND if line[0] in measures]
+    legend = [line for line in DOTS_LEGEND if line[0] in measures]
     return dots_figure([line.name for line in summary.lines], measures, marked=marked), legend
 
 

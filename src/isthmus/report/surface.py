@@ -42,7 +42,9 @@ class Surface:
 
         choice, names: the chosen point and the files at the corners, where the table does not record them.
         """
-        require({"u", "v"} <= set(table.names), "table", "have the columns u and v of a surface", ", ".join(table.names))
+        require(
+            {"u", "v"} <= set(table.names), "table", "have the columns u and v of a surface", ", ".join(table.names)
+        )
         points = [_place(row) for row in table.rows()]
         wide = all(len({point[axis] for point in points}) > 1 for axis in (0, 1))
         require(wide, "table", "have a grid of at least 2 x 2 points", f"{len(points)} point(s) along a line")

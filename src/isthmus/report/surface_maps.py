@@ -136,4 +136,3 @@ def _chosen(surface: Surface, put: Put) -> Figure:
         "hovertemplate": f"chosen on validation images, {coordinates(surface.choice.u)}<extra></extra>",
         "cliponaxis": False,
     }
-

@@ -25,7 +25,9 @@ def surface_parts(surface: Surface, plots: Plots) -> list[str]:
     """Return the sections about a surface."""
     return [
         section("surface", "Over the surface", *_space(surface, plots)),
-        section("maps", "Maps", paragraphs([_marked(surface)]), f'<div class="plots">{"".join(_maps(surface, plots))}</div>'),
+        section(
+            "maps", "Maps", paragraphs([_marked(surface)]), f'<div class="plots">{"".join(_maps(surface, plots))}</div>'
+        ),
         section("edges", "Along the edges", _edges(surface, plots)),
         section("diagonals", "Along the diagonals", _diagonals(surface, plots)),
         section("values", "Worst, mean and best", _values(surface), _edge_table(surface)),
@@ -37,7 +39,11 @@ def _space(surface: Surface, plots: Plots) -> list[str]:
     for name in surface.fields:
         figure, legend = space_figure(surface, name)
         panels.append((field_title(name), plots.place(figure, f"{_what(surface.table, name)}. {TURNED}", legend)))
-    return [_corner_table(surface), paragraphs(chosen_sentences(surface.table)), switch("height", "Height and colour", panels)]
+    return [
+        _corner_table(surface),
+        paragraphs(chosen_sentences(surface.table)),
+        switch("height", "Height and colour", panels),
+    ]
 
 
 def _what(table: Table, name: str) -> str:
@@ -82,12 +88,19 @@ def _maps(surface: Surface, plots: Plots) -> list[str]:
 
 def _marked(surface: Surface) -> str:
     """Return what the marks of the maps are."""
-    said = ["Dots are the given models" if surface.corners else "", "dashed lines the diagonals" if surface.diagonals else ""]
+    said = [
+        "Dots are the given models" if surface.corners else "",
+        "dashed lines the diagonals" if surface.diagonals else "",
+    ]
     if surface.choice is not None:
         said.append("the diamond is the point chosen on validation images")
     if surface.triangle:
         said.append("small dots are the measured points")
-    return f"{sentence(', '.join(part for part in said if part))}. Lines join equal values." if any(said) else "Lines join equal values."
+    return (
+        f"{sentence(', '.join(part for part in said if part))}. Lines join equal values."
+        if any(said)
+        else "Lines join equal values."
+    )
 
 
 def _edges(surface: Surface, plots: Plots) -> str:
@@ -211,7 +224,9 @@ def _risen(held: dict[str, Barrier]) -> str | Html:
         return ""
     above = held["entezari"]
     unit = "points" if found.unit == "%" else found.unit
-    return stacked(amount(found.value, found.unit, unit), f"above the line {amount(above.value, above.unit, unit)}{_at(above)}")
+    return stacked(
+        amount(found.value, found.unit, unit), f"above the line {amount(above.value, above.unit, unit)}{_at(above)}"
+    )
 
 
 def _at(barrier: Barrier) -> str:

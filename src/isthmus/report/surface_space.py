@@ -125,7 +125,9 @@ def _styled(what: str, dash: str) -> Figure:
     return {"line": {"color": "var:ink", "width": 5 if dash == "solid" else 4, "dash": dash}, "legendgroup": what}
 
 
-def _points(put: Sequence[tuple[float, float, float | None]], tone: str, texts: Sequence[str], told: Sequence[str]) -> Figure:
+def _points(
+    put: Sequence[tuple[float, float, float | None]], tone: str, texts: Sequence[str], told: Sequence[str]
+) -> Figure:
     return {
         "type": "scatter3d",
         **{axis: [place[i] for place in put] for i, axis in enumerate("xyz")},
