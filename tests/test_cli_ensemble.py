@@ -18,7 +18,6 @@ from isthmus.geometry.flat import Affine
 from isthmus.losses import cross_entropy
 from isthmus.models import load_model
 from isthmus.recipes import ensemble_bench, ensemble_members
-from isthmus.recipes.ensemble_members import EnsembleRecipe
 from isthmus.recipes.ensemble_points import points_of
 from isthmus.recipes.reserve import chosen_on, reserve
 from isthmus.settle import Recalibrate, running_layers

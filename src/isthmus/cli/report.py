@@ -40,7 +40,7 @@ def report(
         list[str] | None,
         typer.Argument(
             metavar="DIR",
-            help="Folder of a repair, demo, attack, curvature, scan, alignment, ensemble or landscape; several landscapes stand side by side.",
+            help="Folder of a repair, demo, attack, curvature, scan, alignment, ensemble or landscape; several landscapes side by side.",
         ),
     ] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of report.json.")] = False,

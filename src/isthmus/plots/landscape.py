@@ -113,10 +113,12 @@ def _column(panels: Sequence[Landscape], column: str | None) -> str:
 
 
 def levels_of(scale: Scale, log: bool) -> list[float]:
+    """Return the contours of a scale."""
     return scale.log_levels() if log else scale.levels()
 
 
 def colours_of(scale: Scale, log: bool) -> tuple[Colormap, Normalize]:
+    """Return the colours of a scale and how values become them."""
     from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
 
     ends = (scale.floor, scale.high) if log else (scale.low, scale.high)
@@ -137,7 +139,7 @@ def draw_contours(axis: Axes, panel: Landscape, name: str, drawn: tuple[Scale, b
     low, high = (scale.floor, scale.high) if log else (scale.low, scale.high)
     axis.contourf(*panel.grid, z, levels=sorted({low, *levels, high}), cmap=colours, norm=norm, extend="both")
     lines = axis.contour(*panel.grid, z, levels=levels, colors=INK, linewidths=0.4)
-    axis.clabel(lines, fontsize=SIZE - 2.5, fmt=_number, inline_spacing=2)
+    axis.clabel(lines, fontsize=SIZE - 2.5, fmt=shown, inline_spacing=2)
     _mark(axis, panel)
     dress(axis)
     axis.grid(False)
@@ -147,7 +149,8 @@ def draw_contours(axis: Axes, panel: Landscape, name: str, drawn: tuple[Scale, b
         axis.set_aspect("equal")
 
 
-def _number(value: float) -> str:
+def shown(value: float) -> str:
+    """Return a level as it is written."""
     return f"{value:g}"
 
 
@@ -191,7 +194,7 @@ def draw_space(axis: Axes3D, panel: Landscape, name: str, drawn: tuple[Scale, bo
     low, high = (log10(scale.floor), log10(scale.high)) if log else (scale.low, scale.high)
     axis.set_zlim(low, high)
     levels = levels_of(scale, log)[:: max(1, len(levels_of(scale, log)) // 4)]
-    axis.set_zticks([log10(level) for level in levels] if log else levels, labels=[_number(v) for v in levels])  # pyright: ignore[reportCallIssue, reportUnknownMemberType]
+    axis.set_zticks([log10(level) for level in levels] if log else levels, labels=[shown(v) for v in levels])  # pyright: ignore[reportCallIssue, reportUnknownMemberType]
     axis.tick_params(labelsize=SIZE - 2.5, pad=-2)
     axis.locator_params(axis="x", nbins=4)
     axis.locator_params(axis="y", nbins=4)

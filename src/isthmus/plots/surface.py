@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from isthmus._check import require, unknown
-from isthmus.plots.landscape import colour_bar, colours_of, draw_contours, draw_space, levels_of
+from isthmus.plots.landscape import colour_bar, colours_of, draw_contours, draw_space, levels_of, shown
 from isthmus.plots.path import path_figure
 from isthmus.plots.style import COLUMN, PAGE, SIZE, blank, plain
 from isthmus.report.landscape import Scale
@@ -74,8 +74,8 @@ def _usual(fields: Sequence[str]) -> list[str]:
     return [name for name in names if name in fields] or list(fields)
 
 
-def _panel(figure: Figure, where: tuple[int, int, int], row: str, surface: Surface, shown: tuple[str, Drawn]) -> Axes:
-    name, drawn = shown
+def _panel(figure: Figure, where: tuple[int, int, int], row: str, surface: Surface, what: tuple[str, Drawn]) -> Axes:
+    name, drawn = what
     if row == "space":
         space = figure.add_subplot(*where, projection="3d")
         (_mesh if surface.triangle else _sheet)(space, surface, name, drawn)  # pyright: ignore[reportArgumentType]  of that projection
@@ -143,7 +143,7 @@ def _ternary(axis: Axes, surface: Surface, name: str, drawn: Drawn) -> None:
         axis.tricontourf(mesh, z, levels=sorted({low, *levels, scale.high}), cmap=colours, norm=norm, extend="both")
         if levels:
             lines = axis.tricontour(mesh, z, levels=levels, colors=INK, linewidths=0.4)
-            axis.clabel(lines, fontsize=SIZE - 2.5, fmt=lambda value: f"{value:g}", inline_spacing=2)
+            axis.clabel(lines, fontsize=SIZE - 2.5, fmt=shown, inline_spacing=2)
     axis.plot(*zip(*OUTLINE, strict=True), color=INK, linewidth=0.8)
     _ternary_axes(axis, surface)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from isthmus._check import InputError, require
 from isthmus.attacks.threat import Norm, Threat
 from isthmus.curvature.memory import free_memory, in_words, saved_bytes
-from isthmus.data import Samples, Splits, load_data, split_roles
+from isthmus.data import Samples, load_data
 from isthmus.evaluate import evaluating
 from isthmus.files import digest, sha256
 from isthmus.geometry.bridge import Bridge

@@ -21,7 +21,7 @@ def dots_figure(
     marked: int | None,
     length: int = 22,
 ) -> Figure:
-    """Return one row per model with a dot and an interval, in %, for each measure; row `marked`, if any, is highlighted. length: of a label.
+    """Return one row per model with a dot and an interval, in %, for each measure; row `marked` is highlighted. length: of a label.
 
     `measures` maps a name of :data:`DOTS` to one (value, low, high) per model, None where it was not measured.
     """

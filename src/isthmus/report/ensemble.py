@@ -97,8 +97,8 @@ def ensemble_sentences(table: Table) -> list[str]:
     meta, rows = Combined(table).meta, table.rows()
     kept = [one.name for one in meta.greedy if one.kept]
     lines = [
-        f"chosen on {meta.validation.n:,} validation images: {meta.chosen.name}; on the test images {meta.hindsight.name} is best, which is "
-        f"known only afterwards: regret {100 * meta.regret:.4g} %",
+        f"chosen on {meta.validation.n:,} validation images: {meta.chosen.name}; on the test images {meta.hindsight.name} is best, which "
+        f"is known only afterwards: regret {100 * meta.regret:.4g} %",
         f"greedy soup: {len(kept)} of {len(meta.greedy)} members ({'; '.join(kept)})",
     ]
     return lines + [said for row in rows if (said := _gain(row))]

@@ -75,7 +75,7 @@ def _accuracy(combined: Combined, plots: Plots) -> str:
         measures["robust_accuracy"] = [_triple(row, "robust_accuracy") for row in rows]
     marked = next((i for i, row in enumerate(rows) if row["kind"] == "chosen"), None)
     figure = dots_figure([_brief(row) for row in rows], measures, marked=marked, length=30)
-    said = f"Test images, n = {combined.meta.chosen.test_accuracy.n:,}; bars are Wilson 95 % intervals. Shaded: the single model that was chosen."
+    said = f"Test images, n = {combined.meta.chosen.test_accuracy.n:,}; bars are Wilson 95 % intervals. Shaded: the model that was chosen."
     if not few:
         said += " The members stand in a table below."
     return plots.place(figure, said, [line for line in DOTS_LEGEND if line[0] in measures])
@@ -174,7 +174,7 @@ def _diversity(combined: Combined) -> str:
     held = [Row("ensemble", _diversity_cells(row)) for row in rows]
     note = (
         "Disagreement: test images on which two members differ, mean over pairs; per error: divided by the mean error of the members. "
-        "Divergence: mean KL over ordered pairs. Ambiguity: mean loss of the members less that of the ensemble, what the diversity is worth."
+        "Divergence: mean KL over ordered pairs. Ambiguity: mean loss of the members less that of the ensemble, what diversity is worth."
     )
     return cards(heads, held, numeric=(False, *(True for _ in heads[1:]))) + f'<p class="caption">{text(note)}</p>'
 

@@ -85,6 +85,7 @@ def _prefixed(settings: Figure) -> Figure:
 
 
 def space_axis(title: str) -> Figure:
+    """Return the settings of an axis in space."""
     return {
         "title": {"text": title},
         "color": "var:ink",

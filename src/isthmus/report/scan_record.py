@@ -1,7 +1,7 @@
 """What the table of a scan records of its bridge: coordinates, corners, basis, and the point chosen on validation images."""
 
 from collections.abc import Sequence
-from os.path import commonprefix
+from itertools import takewhile
 from re import fullmatch
 from typing import cast
 
@@ -68,7 +68,12 @@ def short_names(names: Sequence[str]) -> list[str]:
     ['x.pt', 'y.pt']
     """
     parts = [name.strip("/").split("/") for name in names]
-    head = len(commonprefix(parts))
-    tail = len(commonprefix([part[head:][::-1] for part in parts]))
+    head = _shared(parts)
+    tail = _shared([part[head:][::-1] for part in parts])
     short = ["/".join(part[head : len(part) - tail]) for part in parts]
     return short if all(short) else list(names)
+
+
+def _shared(parts: Sequence[Sequence[str]]) -> int:
+    """Return at how many places from the start all are equal."""
+    return len(list(takewhile(lambda held: len(set(held)) == 1, zip(*parts, strict=False))))

@@ -75,7 +75,7 @@ class Surface:
     def panel(self) -> Landscape:
         """Return the surface as a slice over u and v without marks, for what draws those."""
         axes = [{"name": name, "label": "", "unit": "", "norm": 1.0} for name in ("u", "v")]
-        meta = {"kind": "landscape", "directions": "surface", "axes": axes}
+        meta: dict[str, object] = {"kind": "landscape", "directions": "surface", "axes": axes}
         return Landscape("", Table(self.table.frame, self.table.columns, meta))
 
     @cached_property
@@ -126,7 +126,7 @@ class Surface:
         return self._along(sorted(found)) if {0.0, 1.0} <= ends and len(found) > 2 else None
 
     def border(self) -> Table | None:
-        """Return the edges one after the other, t = 0 to 1 along the first, 1 to 2 along the second, ...; None where one is not measured."""
+        """Return the edges one after the other, t = 0 to 1 along the first, 1 to 2 along the second, ...; None where one is missing."""
         paths = [self.path(*edge) for edge in self.edges]
         held = [path for path in paths if path is not None]
         if not held or len(held) < len(paths):

@@ -207,7 +207,7 @@ def _edge_table(surface: Surface) -> str:
     if not rows:
         return ""
     note = (
-        "The highest measured value less the mean of the two ends (of an error: Frankle et al. 2020, of a loss: Git Re-Basin), and below it "
+        "The highest measured value less the mean of the two ends (of an error: Frankle et al. 2020, of a loss: Git Re-Basin), below it "
         "the highest rise above the straight line between them (Entezari et al. 2022)."
     )
     heads = ("Between", *(sentence(MEASURES[name]) for name in names))

@@ -1,4 +1,4 @@
-"""A scanned surface in space, to be turned, as plain JSON: its height is what was measured, with corners, paths and the chosen point on it."""
+"""A scanned surface in space, to be turned, as plain JSON: what was measured is its height, with models, paths and the chosen point."""
 
 from collections.abc import Sequence
 
@@ -82,7 +82,7 @@ def _mesh(surface: Surface, name: str, scale: Scale) -> Figure:
 def _marks(surface: Surface, name: str, scale: Scale) -> tuple[list[object], Legend]:
     traces, legend = list[object](), Legend()
     for pairs, what, dash in ((surface.edges, "edges", "solid"), (surface.diagonals, "diagonals", "dash")):
-        lines = [line for pair in pairs if (line := _line(surface, pair, name))]
+        lines = [line for pair in pairs if (line := _line(surface, pair))]
         if lines:
             traces.append(_path(surface, lines, name, scale) | _styled(what, dash))
             legend.append((what, what, "ink", "solid" if dash == "solid" else "dashed"))
@@ -102,7 +102,7 @@ def _marks(surface: Surface, name: str, scale: Scale) -> tuple[list[object], Leg
     return traces, legend
 
 
-def _line(surface: Surface, pair: tuple[str, str], name: str) -> list[tuple[float, float]]:
+def _line(surface: Surface, pair: tuple[str, str]) -> list[tuple[float, float]]:
     """Return the measured points between two corners, in order; nothing where only the corners are."""
     path = surface.path(*pair)
     if path is None:
