@@ -244,8 +244,9 @@ def test_values_that_are_not_finite_are_gaps_and_counted():
         drop=("test_error", "robust_error", "validation_error"),
         lose=dict.fromkeys([(u / 4, v / 4) for u in range(5) for v in range(5)], nan).items(),
     )
-    with pytest.raises(InputError, match=r"`table` should have a finite loss, error or other measure"):
-        _ = Surface.of(bare).fields
+    assert Surface.of(bare).fields == []
+    ids = [attributes["id"] for tag, attributes in read(scan_page(ScanReport(bare))).tags if tag == "section"]
+    assert ids == ["measured", "limits"]
 
 
 def test_what_is_no_surface_is_refused(tmp_path):
@@ -287,3 +288,21 @@ def test_an_unfinished_scan_is_drawn_as_far_as_it_is():
     ids = [attributes.get("id") for tag, attributes in read(scan_page(ScanReport(half))).tags if tag == "section"]
     assert "maps" in ids
     assert "edges" not in ids
+
+
+def test_numbers_of_contours_stand_inside_the_triangle():
+    figure = map_figure(surface(triangle=True, count=9), "test_loss")
+    contour, texts = figure["data"][:2]
+    assert contour["contours"]["showlabels"] is False
+    linear, log = (button["args"][0] for button in figure["layout"]["updatemenus"][0]["buttons"])
+    for x, y, text in (
+        (texts["x"], texts["y"], texts["text"]),
+        *((c["x"][1], c["y"][1], c["text"][1]) for c in (linear, log)),
+    ):
+        assert len(text) > 2
+        for a, b, word in zip(x, y, text, strict=True):
+            v = b / flat((0, 1))[1]
+            u = a - v / 2
+            assert min(u, v, 1 - u - v) >= 0
+            assert loss(u, v) == pytest.approx(float(word), abs=0.06)
+    assert linear["contours.showlabels"] == [False, False]

@@ -82,7 +82,8 @@ def _header(report: ScanReport, verdict: str, missing: str) -> str:
 
 def _drawn(table: Table, plots: Plots) -> list[str]:
     if is_surface(table):
-        return surface_parts(Surface.of(table), plots)
+        surface = Surface.of(table)
+        return surface_parts(surface, plots) if surface.fields else []
     curve = Curve.of(table)
     found = scan_figure(curve)
     if found is None:

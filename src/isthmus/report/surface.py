@@ -62,10 +62,9 @@ class Surface:
 
     @cached_property
     def fields(self) -> list[str]:
-        """Return the columns that can be drawn, losses and errors first. Raises InputError where there are none."""
+        """Return the columns that can be drawn, losses and errors first."""
         known = [c.name for c in self.table.columns if not search(BOUND, c.name) and self._finite(c.name)]
         found = [name for _, kind in PANELS for name in known if search(kind, name)]
-        require(bool(found), "table", "have a finite loss, error or other measure", ", ".join(self.table.names))
         return list(dict.fromkeys(found))
 
     def _finite(self, name: str) -> bool:

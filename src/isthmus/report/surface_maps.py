@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from isthmus.report.figures import Figure, label
-from isthmus.report.landscape import Scale
+from isthmus.report.landscape import Landscape, Scale
 from isthmus.report.landscape_colours import INK
-from isthmus.report.landscape_figure import contour_figure
+from isthmus.report.landscape_figure import contour_figure, level_texts
 from isthmus.report.surface import Surface
 from isthmus.report.ternary import flat, raster, sides, triangle_layout
 from isthmus.report.text import coordinates
@@ -23,9 +23,8 @@ def map_figure(surface: Surface, name: str) -> Figure:
     """
     if surface.triangle:
         panel = raster(surface, name)
-        figure, _ = contour_figure(panel, name, Scale.of([surface.panel], name))
+        figure = _relabelled(contour_figure(panel, name, Scale.of([surface.panel], name))[0], panel, name, surface)
         traces = [*_traces(figure), *sides(), _measured(surface, name)]
-        traces[0] = {**dict(traces[0]), "hoverinfo": "skip", "hovertemplate": None}  # type: ignore[call-overload]
         layout = triangle_layout(surface, dict(figure["layout"]))  # type: ignore[call-overload]
         put: Put = flat
     else:
@@ -63,6 +62,28 @@ def _square_layout(surface: Surface, layout: dict[str, Any]) -> Figure:
 
 def _traces(figure: Figure) -> list[object]:
     return list(figure["data"])  # type: ignore[call-overload]
+
+
+def _relabelled(figure: dict[str, Any], panel: Landscape, name: str, surface: Surface) -> Figure:
+    """Return contours whose numbers stand inside the triangle: plotly's own may lie across its sides, where they would be cut."""
+    scale = Scale.of([surface.panel], name)
+    contour, texts = (dict(trace) for trace in figure["data"])
+    found = [
+        level_texts(panel, name, levels) for levels in (scale.levels(), scale.log_levels() if scale.can_log else [])
+    ]
+    contour = {**contour, "hoverinfo": "skip", "hovertemplate": None}
+    contour["contours"] = {**contour["contours"], "showlabels": False}
+    texts = {**texts, **found[scale.log], "visible": True}
+    menus: list[Figure] = []
+    for menu in figure["layout"]["updatemenus"]:
+        buttons: list[Figure] = []
+        for button, held in zip(menu["buttons"], found, strict=True):
+            change, which = button["args"]
+            own = {"x": [panel.grid[0], held["x"]], "y": [panel.grid[1], held["y"]], "text": [[], held["text"]]}
+            change = {**change, **own, "contours.showlabels": [False] * 2, "visible": [True] * 2}
+            buttons.append({**button, "args": [change, which]})
+        menus.append({**menu, "buttons": buttons})
+    return {"data": [contour, texts], "layout": {**figure["layout"], "updatemenus": menus}}
 
 
 def _same(at: Sequence[float]) -> tuple[float, float]:

@@ -44,6 +44,7 @@ def _ground(surface: Surface) -> Figure:
     camera: Figure = {"eye": {"x": -1.0, "y": -1.25, "z": 1.35}, "center": {"x": 0, "y": 0, "z": -0.16}}
     if not surface.triangle:
         return {"xaxis": space_axis("u"), "yaxis": space_axis("v"), "aspectmode": "cube", "camera": camera}
+    camera = {**camera, "eye": {"x": 0.35, "y": -1.65, "z": 1.2}}  # from the side of the first two models
     bare = {**space_axis(""), "showticklabels": False, "showgrid": False}
     ratio: Figure = {"x": 1.1, "y": 0.95, "z": 0.9}
     return {"xaxis": bare, "yaxis": bare, "aspectmode": "manual", "aspectratio": ratio, "camera": camera}
@@ -134,7 +135,7 @@ def _points(
         "mode": "markers+text",
         "marker": {"symbol": "diamond" if tone == "chosen" else "circle", "size": 6, "color": f"var:{tone}"},
         "text": list(texts),
-        "textposition": "top center",
+        "textposition": "bottom center" if tone == "chosen" else "top center",
         "textfont": {"color": f"var:{tone}", "size": 13},
         "customdata": list(told),
         "hovertemplate": "%{customdata}<extra></extra>",
