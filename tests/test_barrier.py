@@ -137,63 +137,63 @@ def test_unknown_columns_and_impossible_speeds_are_refused() -> None:
         barriers(table([1.0, 2.0, 1.0], t=[0.0, 0.5, 1.0], speed=[0.0, -1.0, 0.0]))
 
 
-def height(u: float, v: float) -> float:
-    """Corners 1, 3, 2, 8 and 16 h u (1 - u) v (1 - v) with h = 5 above their bilinear blend."""
-    return (1 - u) * (1 - v) + 3 * (1 - u) * v + 2 * u * (1 - v) + 8 * u * v + 80 * u * (1 - u) * v * (1 - v)
+def surface_of(rows, unit="nat"):
+    columns = [Column("u"), Column("v"), Column("test_loss", unit, "lower")]
+    return Table.of([dict(zip(("u", "v", "test_loss"), row, strict=True)) for row in rows], columns)
 
 
-def over(unit: str = "nat", *, names: tuple[str, str] = ("u", "v"), points: int = 5) -> Table:
-    axis = [i / (points - 1) for i in range(points)]
-    rows: list[dict[str, Cell]] = [{names[0]: u, names[1]: v, "test_loss": height(u, v)} for u in axis for v in axis]
-    return Table.of(rows, (Column(names[0]), Column(names[1]), Column("test_loss", unit, "lower", "test", 100)))
+SQUARE = [(0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0)]
+ROWS = [(0.0, 0.0, 1.0), (0.0, 1.0, 2.0), (1.0, 0.0, 3.0), (1.0, 1.0, 8.0), (0.5, 0.5, 4.5), (0.5, 0.0, 2.25)]
 
 
-def test_a_dome_over_a_bent_floor() -> None:
-    found = surface_barriers(over())
-    assert found["entezari"].value == pytest.approx(5.0)  # at the middle, whatever the corners
-    assert found["entezari"].at == (0.5, 0.5)
-    # At (0.75, 0.75): 0.0625 + 3 x 0.1875 + 2 x 0.1875 + 8 x 0.5625 = 5.5, and 80 x 0.1875^2 = 2.8125.
-    top = 5.5 + 2.8125
-    assert max(height(0.5, 0.5), height(0.5, 0.75), height(0.75, 0.5)) < height(0.5, 0.5) + 1
-    peak = max(height(u / 4, v / 4) for u in range(5) for v in range(5))
-    assert found["garipov_max"].value == found["draxler_max"].value == pytest.approx(peak)
-    assert peak == pytest.approx(max(top, 3.5 + 5))
-    assert found["garipov_max"].at == (0.5, 0.5)
-    assert found["git_re_basin"].value == pytest.approx(peak - 3.5)
-    assert found["draxler_rise"].value == pytest.approx(peak - 8)
-    assert (found["garipov_min"].value, found["garipov_min"].at) == (1.0, (0.0, 0.0))
-    # The blend has the mean of its corners; the mean of u (1 - u) over 0, 1/4, ..., 1 is 1/8.
-    assert found["garipov_mean"].value == pytest.approx(3.5 + 80 / 64)
-    assert found["garipov_mean"].at is None
-    assert {barrier.t for barrier in found.values()} == {None}
-    assert "corners" in found["draxler_rise"].definition or "corner" in found["draxler_rise"].definition
-    assert "git_re_basin" not in surface_barriers(over("%"))
-    assert surface_barriers(over("%"))["frankle"].value == pytest.approx(peak - 3.5)
-    named = surface_barriers(over(names=("a", "b")), at=("a", "b"))
-    assert named == found
+def test_surface_barriers_against_numbers_on_paper():
+    found = surface_barriers(surface_of(ROWS), SQUARE)
+    assert {name: held.value for name, held in found.items()} == {
+        "git_re_basin": 8 - 3.5,
+        "entezari": 1.0,  # at the middle 4.5 against 14 / 4
+        "garipov_max": 8.0,
+        "garipov_min": 1.0,
+        "garipov_mean": 20.75 / 6,
+        "draxler_max": 8.0,
+        "draxler_rise": 0.0,
+    }
+    assert found["entezari"].u == (0.5, 0.5)
+    assert found["garipov_mean"].u is None
+    assert found["entezari"].t is None
+    assert found["draxler_rise"].definition == "highest loss minus that of the worst corner"
+    three = [row for row in ROWS if row[:2] != (1.0, 1.0)]
+    flat = surface_barriers(surface_of(three), SQUARE[:3])
+    assert flat["entezari"].value == 4.5 - (1 + (3 - 1) / 2 + (2 - 1) / 2)
+    assert set(surface_barriers(surface_of(ROWS, "%"), SQUARE)) >= {"frankle"}
+
+
+def test_a_surface_with_one_edge_has_the_barriers_of_that_path():
+    t = [i / 4 for i in range(5)]
+    z = [0.3, 1.0, 0.7, 0.2, 0.5]
+    path = Table.of(
+        [{"t": a, "test_loss": b} for a, b in zip(t, z, strict=True)],
+        [Column("t"), Column("test_loss", "nat", "lower")],
+    )
+    wide = surface_of([(u, a, b) for u in (0.0, 1.0) for a, b in zip(t, z, strict=True)])
+    ours, theirs = surface_barriers(wide, SQUARE), barriers(path)
+    assert {name: held.value for name, held in ours.items()} == pytest.approx(
+        {name: held.value for name, held in theirs.items()}
+    )
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("rows", "corners", "text"),
     [
-        (lambda t: t.frame.iloc[1:], r"`u, v` should be scanned at the four corners\. Found no \(0\.0, 0\.0\)\."),
-        (lambda t: t.frame.iloc[[0, 4, 20, 24]], r"`u, v` should have a point between the corners\. Found 4 points\."),
-        (lambda t: t.frame.iloc[[0, 3, *range(25)]], r"`u, v` should have each point once\. Found 2 repeated\."),
+        (ROWS, SQUARE[:2], r"`corners` should be those of the unit square, or \(0, 0\), \(1, 0\) and \(0, 1\). Found"),
+        (ROWS[1:], SQUARE, r"`table` should have a row for each corner. Found none at \(u, v\) = \(0.0, 0.0\)"),
         (
-            lambda t: t.frame.replace({8.0: nan}),
-            r"`test_loss` should have a value at every point\. Found NaN at \(0\.75, 0\.5\)\.",
+            [*ROWS, (0.25, 0.0, nan)],
+            SQUARE,
+            r"`test_loss` should have a value at every point. Found NaN at \(u, v\) = \(0.25, 0.0\)",
         ),
-        (lambda t: t.frame.replace({8.0: inf}), r"`test_loss` should be finite at the corners\. Found .*inf\]\."),
+        ([(0.0, 0.0, inf), *ROWS[1:]], SQUARE, r"`test_loss` should be finite at the corners. Found \[inf"),
     ],
 )
-def test_surfaces_that_cannot_be_told(change, message) -> None:
-    whole = over()
-    with pytest.raises(InputError, match=message):
-        surface_barriers(Table(change(whole), whole.columns))
-
-
-def test_surfaces_are_of_what_is_better_low() -> None:
-    whole = over()
-    columns = (*whole.columns[:2], Column("test_loss", "%", "higher"))
-    with pytest.raises(InputError, match=r"`value` should be a loss or an error, of which less is better"):
-        surface_barriers(Table(whole.frame, columns))
+def test_bad_surfaces_are_refused(rows, corners, text):
+    with pytest.raises(InputError, match=text):
+        surface_barriers(surface_of(rows), corners)

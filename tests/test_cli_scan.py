@@ -70,6 +70,41 @@ def test_surfaces_have_grids(capsys, tmp_path):
     done = call(capsys, "scan", tmp_path / "bridge.safetensors", "--grid", "2x3", "--n", "50", "--json")
     assert [(row["u"], row["v"]) for row in done.json["rows"]] == [(u, v) for u in (0.0, 1.0) for v in (0.0, 0.5, 1.0)]
     assert {column["n"] for column in done.json["columns"] if column["name"] == "test_loss"} == {50}
+    losses = {(row["u"], row["v"]): row["test_loss"] for row in done.json["rows"]}
+    corners = [losses[u, v] for u in (0.0, 1.0) for v in (0.0, 1.0)]
+    found = done.json["barriers"]["test_loss"]["git_re_basin"]
+    assert found["value"] == pytest.approx(max(losses.values()) - sum(corners) / 4)
+    assert tuple(found["u"]) == max(losses, key=lambda at: losses[at])
+    assert [corner["at"] for corner in done.json["meta"]["corners"]] == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    assert done.json["meta"]["basis"]["basis"] == "product"
+
+
+def test_a_simplex_is_measured_inside_only(capsys, tmp_path):
+    bridge_at(tmp_path, "simplex", 3)
+    done = call(capsys, "scan", tmp_path, "--grid", "3x3", "--n", "50", "--json")
+    places = [(row["u"], row["v"]) for row in done.json["rows"]]
+    assert places == [(0.0, 0.0), (0.0, 0.5), (0.0, 1.0), (0.5, 0.0), (0.5, 0.5), (1.0, 0.0)]
+    assert done.json["meta"]["basis"] == {"basis": "barycentric", "points": 3}
+    assert set(done.json["barriers"]["test_loss"]) >= {"git_re_basin", "entezari"}
+
+
+def test_a_point_is_chosen_on_validation_images(capsys, tmp_path):
+    bridge_at(tmp_path, "surface:2x2", 4)
+    words = ("scan", tmp_path, "--grid", "3x3", "--n", "50", "--validation", "60")
+    done = call(capsys, *words, "--json")
+    rows = done.json["rows"]
+    best = min(rows, key=lambda row: (row["validation_error"], row["validation_loss"]))
+    chosen = done.json["meta"]["chosen"]
+    assert chosen["u"] == [best["u"], best["v"]]
+    assert chosen["candidates"] == 9
+    assert {column["n"] for column in done.json["columns"] if column["name"] == "validation_error"} == {60}
+    assert "highest accuracy on 60 validation images" in chosen["rule"]
+    assert "Chosen: (u, v) = (" in call(capsys, *words).out
+    held = call(capsys, *words, "--hold-out", "100", "--json").json["rows"]
+    assert [row["validation_loss"] for row in held] != [row["validation_loss"] for row in rows]
+    assert [row["test_loss"] for row in held] == [row["test_loss"] for row in rows]
+    alone = call(capsys, "scan", tmp_path, "--grid", "3x3", "--hold-out", "100")
+    assert "`hold_out` should come with validation, how many of them choose. Found 100." in alone.err
 
 
 def test_batchnorm_statistics_are_recomputed_on_training_images(capsys, tmp_path):
@@ -154,21 +189,6 @@ def test_robustness_along_a_path_with_its_page(tmp_path, capsys):
     assert "under attack" in (out / "scan.html").read_text()
 
 
-def test_surfaces_have_barriers_over_the_corners(capsys, tmp_path):
-    bridge_at(tmp_path, "surface:1x1", 4)
-    done = call(capsys, "scan", tmp_path, "--grid", "3x3", "--n", "100", "--json")
-    rows, found = done.json["rows"], done.json["barriers"]
-    corners = [row["test_error"] for row in rows if {row["u"], row["v"]} <= {0.0, 1.0}]
-    worst = max(rows, key=lambda row: row["test_error"])
-    assert found["test_error"]["frankle"]["value"] == pytest.approx(worst["test_error"] - sum(corners) / 4)
-    assert found["test_error"]["frankle"]["at"] == [worst["u"], worst["v"]]
-    assert set(found) == {"test_loss", "test_error"}
-    assert "test_error, frankle: " in call(capsys, "scan", tmp_path, "--grid", "3x3", "--n", "100").out
-    assert " at u, v = " in call(capsys, "scan", tmp_path, "--grid", "3x3", "--n", "100").out
-    bridge_at(tmp_path, "simplex", 3)
-    assert call(capsys, "scan", tmp_path, "--grid", "4", "--n", "20", "--json").json["barriers"] == {}
-
-
 def test_a_loss_without_end_on_a_surface_has_no_barriers(capsys, tmp_path, monkeypatch):
     bridge_at(tmp_path, "surface:1x1", 4)
     measured, plain = [], Clean.__call__
@@ -187,8 +207,7 @@ def test_a_loss_without_end_on_a_surface_has_no_barriers(capsys, tmp_path, monke
 
 def test_training_and_validation_images_have_probes_of_their_own(capsys, tmp_path):
     models, splits = bridge_at(tmp_path), load_data("digits")
-    probes = ("--probe", "train", "--probe", "validation")
-    common = ("scan", tmp_path, "--points", "2", *probes, "--json")
+    common = ("scan", tmp_path, "--points", "2", "--probe", "train", "--json")
     done = call(capsys, *common, "--validation", "200", "--train-n", "5000")
     row = done.json["rows"][0]
     apart, train = kept_apart(splits.train, 200, test=splits.test)
@@ -201,9 +220,6 @@ def test_training_and_validation_images_have_probes_of_their_own(capsys, tmp_pat
     few = call(capsys, *common, "--validation", "200", "--train-n", "50").json["rows"][0]
     assert few["train_loss"] != row["train_loss"]
     assert few["validation_loss"] == row["validation_loss"]
-    lacking = call(capsys, *common)
-    assert lacking.code == 2
-    assert "`validation` should be given for the probe 'validation'. Found none. Give --validation." in lacking.err
 
 
 def test_statistics_of_each_batch_are_those_of_training_mode(capsys, tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 
 from cli_example import call, tree
-from isthmus.barrier import surface_barriers
+from isthmus.barrier import SQUARE, surface_barriers
 from isthmus.recipes.surfaces_cells import SIZES
 from isthmus.table import Table
 
@@ -39,7 +39,7 @@ def test_a_part_alone_and_then_the_whole(capsys, folder):
     row = next(
         r for r in tables["Over each patch"]["rows"] if (r["patch"], r["measure"]) == ("trained surface", "test_loss")
     )
-    assert row["above_mean"] == surface_barriers(scan)["git_re_basin"].value
+    assert row["above_mean"] == surface_barriers(scan, sorted(SQUARE))["git_re_basin"].value
     # At the corners the scan and the comparison measure the given models on the same images.
     compared = Table.load(folder / "s" / "cells" / "ensemble-nine-surface-cnn-0" / "ensemble.json")
     mine = {r["name"]: r["test_accuracy"] for r in compared.rows()}

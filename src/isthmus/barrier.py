@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite, isnan
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,7 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Barrier:
-    """A `value` in `unit`, what it is, whose, and where it is reached: `t` on a path, `at` on a surface, None for an average."""
+    """A `value` in `unit`, the coordinate `t`, on a surface `u`, at which it is reached (None for an average), what it is, and whose."""
 
     name: str
     value: float
@@ -24,9 +23,18 @@ class Barrier:
     unit: str
     definition: str
     citation: str
-    at: tuple[float, float] | None = None
+    u: tuple[float, float] | None = None
 
 
+SQUARE = {(0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0)}
+TRIANGLE = {(0.0, 0.0), (1.0, 0.0), (0.0, 1.0)}
+PATH = {"ends": "ends", "flat": "the straight line between its ends", "whole": "path", "worse": "worse end"}
+SURFACE = {
+    "ends": "corners",
+    "flat": "the interpolation between those of the corners",
+    "whole": "surface",
+    "worse": "worst corner",
+}
 _FRANKLE = "Frankle, Dziugaite, Roy, Carbin 2020, Linear Mode Connectivity and the Lottery Ticket Hypothesis"
 _ENTEZARI = "Entezari, Sedghi, Saukh, Neyshabur 2022, Permutation Invariance in Linear Mode Connectivity, eq. 1"
 _REBASIN = "Ainsworth, Hayase, Srinivasa 2023, Git Re-Basin"
@@ -48,111 +56,102 @@ def barriers(table: Table, *, value: str = "test_loss", at: str = "t") -> dict[s
     t = 1. Raises InputError where they are not scanned, where no point lies between, for repeated t, for NaN or a value that is not
     finite at an end, and for a column of which more is better.
     """
-    column = _lower_is_better(table, value)
+    column = _falling(table, value)
     t, v, order = _sorted(table, value, at)
-    ends = v[[0, -1]]
-    made = _Maker("error" if column.unit == "%" else "loss", column.unit, _PATH, [{"t": float(x)} for x in t])
-    found = made.barriers(v, (1 - t) * v[0] + t * v[-1], ends)
+    places = [{"t": float(place)} for place in t]
+    line = (1 - t) * v[0] + t * v[-1]
+    mean = None
     if "speed" in table.names:
-        integral = _weighted(t, v, np.asarray(table.frame["speed"], dtype=np.float64)[order])
-        found.append(
-            made.barrier(
-                "garipov_int", integral, None, f"mean {made.kind} weighted by the length of the path", _GARIPOV
-            )
-        )
-    return {barrier.name: barrier for barrier in found}
+        mean = _weighted(t, v, np.asarray(table.frame["speed"], dtype=np.float64)[order])
+    return _named(_Values(column.unit, v, line, v[[0, -1]], places, PATH, mean))
 
 
-def surface_barriers(table: Table, *, value: str = "test_loss", at: tuple[str, str] = ("u", "v")) -> dict[str, Barrier]:
-    """Return name -> barrier of column `value` over the surface coordinates `at`, from the scanned points alone.
+def surface_barriers(
+    table: Table, corners: Sequence[tuple[float, float]], *, value: str = "test_loss"
+) -> dict[str, Barrier]:
+    """Return name -> barrier of column `value` over a surface with coordinates u and v, from the scanned points alone.
 
-    The definitions of :func:`barriers` with the four corners, at coordinates 0 and 1, in place of the two ends. The straight line becomes
-    the bilinear blend of the corners, (1-u)(1-v) value(0,0) + (1-u) v value(0,1) + u (1-v) value(1,0) + u v value(1,1). No source has
-    them for a surface: the citations are of the lines. `garipov_mean` weights all points alike, borders too; there is no `garipov_int`.
+    The definitions of :func:`barriers` with corners instead of ends: the mean or the worst of them, and for entezari their bilinear
+    interpolation, over three corners (0, 0), (1, 0), (0, 1) their linear one. corners: coordinates of the given models, four in any order
+    at the corners of the unit square or those three. Raises InputError for other corners, for a corner that was not scanned, for NaN or
+    a value that is not finite at a corner, and for a column of which more is better.
 
-    Raises InputError where a corner is not scanned, where nothing but corners is, for repeated points, for values that are NaN or not
-    finite at a corner, and for a column of which more is better.
+    >>> rows = [{"u": u, "v": v, "test_loss": 1.0 + 2 * u * (1 - u)} for u in (0.0, 0.5, 1.0) for v in (0.0, 1.0)]
+    >>> table = Table.of(rows, [Column("u"), Column("v"), Column("test_loss", "nat", "lower")])
+    >>> found = surface_barriers(table, [(0, 0), (0, 1), (1, 0), (1, 1)])
+    >>> found["git_re_basin"].value, found["entezari"].value, found["entezari"].u
+    (0.5, 0.5, (0.5, 0.0))
     """
-    column = _lower_is_better(table, value)
-    u, v = (np.asarray(table.frame[table.column(name).name], dtype=np.float64) for name in at)
-    z = np.asarray(table.frame[value], dtype=np.float64)
-    places = list(zip(u.tolist(), v.tolist(), strict=True))
-    known = {place: float(height) for place, height in zip(places, z, strict=True)}
-    name = ", ".join(at)
-    lacking = [corner for corner in _CORNERS if corner not in known]
-    require(not lacking, name, "be scanned at the four corners", f"no {lacking[0] if lacking else ''}")
-    require(len(places) > 4, name, "have a point between the corners", f"{len(places)} points")
-    require(len(known) == len(places), name, "have each point once", f"{len(places) - len(known)} repeated")
-    missing = next((place for place in places if isnan(known[place])), None)
-    require(missing is None, value, "have a value at every point", f"NaN at {missing}")
-    corners = np.array([known[corner] for corner in _CORNERS])
-    require(bool(np.isfinite(corners).all()), value, "be finite at the corners", str(corners.tolist()))
-    weights = [(u if a else 1 - u) * (v if b else 1 - v) for a, b in _CORNERS]
-    flat = sum((weight * corner for weight, corner in zip(weights, corners, strict=True)), np.zeros_like(z))
-    made = _Maker("error" if column.unit == "%" else "loss", column.unit, _SURFACE, [{"at": place} for place in places])
-    return {barrier.name: barrier for barrier in made.barriers(z, flat, corners)}
+    column = _falling(table, value)
+    held = {(float(u), float(v)) for u, v in corners}
+    known = len(corners) == len(held) and held in (SQUARE, TRIANGLE)
+    require(known, "corners", "be those of the unit square, or (0, 0), (1, 0) and (0, 1)", sorted(held))
+    u, v, z = (np.asarray(table.frame[name], dtype=np.float64) for name in ("u", "v", value))
+    points = list(zip(u.tolist(), v.tolist(), strict=True))
+    lost = next((corner for corner in sorted(held) if corner not in points), None)
+    require(lost is None, "table", "have a row for each corner", f"none at (u, v) = {lost}")
+    missing = next((point for point, number in zip(points, z, strict=True) if isnan(number)), None)
+    require(missing is None, value, "have a value at every point", f"NaN at (u, v) = {missing}")
+    ends = {corner: float(z[points.index(corner)]) for corner in sorted(held)}
+    require(all(map(isfinite, ends.values())), value, "be finite at the corners", list(ends.values()))
+    flat = (1 - u - v) * ends[0, 0] + u * ends[1, 0] + v * ends[0, 1]
+    if held == SQUARE:
+        flat = (1 - u) * ((1 - v) * ends[0, 0] + v * ends[0, 1]) + u * ((1 - v) * ends[1, 0] + v * ends[1, 1])
+    places = [{"u": point} for point in points]
+    return _named(_Values(column.unit, z, flat, np.array(list(ends.values())), places, SURFACE, None))
 
 
-def _lower_is_better(table: Table, value: str) -> Column:
+def _falling(table: Table, value: str) -> Column:
     column = table.column(value)
     require(column.better != "higher", "value", "be a loss or an error, of which less is better", value)
     return column
 
 
 @dataclass(frozen=True)
-class _Words:
-    """What the models that are joined are called, the one of highest value, what joins them flatly, and the whole."""
+class _Values:
+    """What definitions are made of: values and those of the flat interpolation at every point, those of the given models, and words."""
 
-    ends: str
-    worst: str
-    flat: str
-    whole: str
-
-
-_PATH = _Words("ends", "worse end", "straight line between its ends", "path")
-_SURFACE = _Words("corners", "worst corner", "bilinear blend of its corners", "surface")
-_CORNERS = ((0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0))
-
-
-@dataclass(frozen=True)
-class _Maker:
-    """Names barriers of a `kind` (loss, error) at `places`, the coordinates of each point as the barrier holds them."""
-
-    kind: str
     unit: str
-    words: _Words
-    places: Sequence[Mapping[str, Any]]
+    v: Values
+    flat: Values
+    given: Values
+    places: Sequence[Mapping[str, float | tuple[float, float]]]
+    words: Mapping[str, str]
+    weighted: float | None
 
-    def barrier(self, name: str, amount: float, where: int | None, definition: str, citation: str) -> Barrier:
-        place = {} if where is None else self.places[where]
-        return Barrier(name, float(amount), place.get("t"), self.unit, definition, citation, place.get("at"))
 
-    def barriers(self, v: Values, flat: Values, ends: Values) -> list[Barrier]:
-        """Return the barriers of values `v` whose flat counterpart is `flat`, between models of the values `ends`."""
-        kind, words = self.kind, self.words
-        top, steepest, rise = int(v.argmax()), int((v - flat).argmax()), v - flat
-        peak, above = float(v[top]), float(v[top] - ends.mean())
-        first = (
-            (
-                "frankle",
-                above,
-                top,
-                f"highest error minus the mean error of the {words.ends}; 'stable' below 2 %",
-                _FRANKLE,
-            )
-            if kind == "error"
-            else ("git_re_basin", above, top, f"highest loss minus the mean loss of the {words.ends}", _REBASIN)
+def _named(held: _Values) -> dict[str, Barrier]:
+    v, kind = held.v, "error" if held.unit == "%" else "loss"
+    top = int(v.argmax())
+    rise, peak, mean = v - held.flat, float(v[top]), float(held.given.mean())
+    found: list[Barrier] = []
+
+    def add(name: str, amount: float, where: int | None, definition: str, citation: str) -> None:
+        place = {} if where is None else held.places[where]
+        words = definition.format(kind=kind, **held.words)
+        found.append(Barrier(name, float(amount), place.get("t"), held.unit, words, citation, place.get("u")))  # type: ignore[arg-type]
+
+    if kind == "error":
+        add(
+            "frankle",
+            peak - mean,
+            top,
+            "highest error minus the mean error of the {ends}; 'stable' below 2 %",
+            _FRANKLE,
         )
-        rows: list[tuple[str, float, int | None, str, str]] = [
-            first,
-            ("entezari", rise[steepest], steepest, f"highest rise of the {kind} above the {words.flat}", _ENTEZARI),
-            ("garipov_max", peak, top, f"highest {kind} of the scanned points", _GARIPOV),
-            ("garipov_min", v.min(), int(v.argmin()), f"lowest {kind} of the scanned points", _GARIPOV),
-            ("garipov_mean", v.mean(), None, f"mean {kind} of the scanned points", _GARIPOV),
-            ("draxler_max", peak, top, f"highest {kind} on the {words.whole}", _DRAXLER),
-            ("draxler_rise", peak - ends.max(), top, f"highest {kind} minus that of the {words.worst}", _DRAXLER),
-        ]
-        return [self.barrier(*row) for row in rows]
+    else:
+        add("git_re_basin", peak - mean, top, "highest loss minus the mean loss of the {ends}", _REBASIN)
+    steepest = int(rise.argmax())
+    add("entezari", rise[steepest], steepest, "highest rise of the {kind} above {flat}", _ENTEZARI)
+    add("garipov_max", peak, top, "highest {kind} of the scanned points", _GARIPOV)
+    add("garipov_min", v.min(), int(v.argmin()), "lowest {kind} of the scanned points", _GARIPOV)
+    add("garipov_mean", v.mean(), None, "mean {kind} of the scanned points", _GARIPOV)
+    if held.weighted is not None:
+        add("garipov_int", held.weighted, None, "mean {kind} weighted by the length of the path", _GARIPOV)
+    add("draxler_max", peak, top, "highest {kind} on the {whole}", _DRAXLER)
+    worst = float(held.given.max())
+    add("draxler_rise", peak - worst, top, "highest {kind} minus that of the {worse}", _DRAXLER)
+    return {barrier.name: barrier for barrier in found}
 
 
 def _sorted(table: Table, value: str, at: str) -> tuple[Values, Values, NDArray[np.intp]]:

@@ -6,6 +6,7 @@ import typer
 
 from isthmus.cli import options as o
 
+CHOICE = "What is chosen, and on what"
 ATTACK = "Attack of the probe robust, images of those about curvature"
 EPILOG = """Examples:
 
@@ -19,7 +20,7 @@ isthmus scan runs/ab --probe sharpness --probe trace --hessian-n 200
 
 isthmus scan runs/abcd --grid 5x5 --probe clean --probe distance
 
-isthmus scan runs/abcd --grid 11x11 --validation 1000 --probe train --probe validation --probe clean --out runs/patch
+isthmus scan runs/abcd --grid 11x11 --probe clean --probe robust --validation 500 --out runs/surface
 """
 
 
@@ -83,7 +84,19 @@ def scan(  # noqa: PLR0913  one parameter for each option
     validation: Annotated[
         int | None,
         typer.Option(
-            "--validation", min=1, help="Images of the probe validation, those that train --validation keeps apart."
+            "--validation",
+            min=1,
+            help="Measure on N training images too, those that train --validation keeps apart, and choose the best point on them.",
+            rich_help_panel=CHOICE,
+        ),
+    ] = None,
+    hold_out: Annotated[
+        int | None,
+        typer.Option(
+            "--hold-out",
+            min=1,
+            help="Take them from so many images that train --hold-out set aside.",
+            rich_help_panel=CHOICE,
         ),
     ] = None,
     batch_size: Annotated[
@@ -115,6 +128,7 @@ def scan(  # noqa: PLR0913  one parameter for each option
     from isthmus.cli.progress import Progress
     from isthmus.cli.session import threads as using_threads
     from isthmus.recipes.scan import ScanRecipe, run_scan
+    from isthmus.report.scan_text import at, chosen_sentences
     from isthmus.runs import Run
 
     if points is not None and grid is not None:
@@ -142,6 +156,7 @@ def scan(  # noqa: PLR0913  one parameter for each option
         settle=settle,  # pyright: ignore[reportArgumentType]  checked by the recipe
         train_n=train_n,
         validation=validation,
+        hold_out=hold_out,
         batch_size=batch_size,
         seed=seed,
     )
@@ -154,10 +169,8 @@ def scan(  # noqa: PLR0913  one parameter for each option
     print_lines(result.table.to_markdown().splitlines())
     for column, found in result.barriers.items():
         for name, barrier in found.items():
-            place = "" if barrier.t is None else f" at t = {barrier.t:.3g}"
-            if barrier.at is not None:
-                place = f" at u, v = {barrier.at[0]:.3g}, {barrier.at[1]:.3g}"
-            print_lines([f"{column}, {name}: {barrier.value:.4g} {barrier.unit}{place} ({barrier.definition})"])
+            print_lines([f"{column}, {name}: {barrier.value:.4g} {barrier.unit}{at(barrier)} ({barrier.definition})"])
+    print_lines(chosen_sentences(result.table))
     if result.association is not None:
         print_lines([f"robust loss ~ input eigenvalue: {result.association}"])
     return 0

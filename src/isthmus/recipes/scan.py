@@ -1,6 +1,8 @@
 """`scan`: what probes measure at the points of a saved bridge."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from math import inf
 from pathlib import Path
 from time import perf_counter
 from typing import Literal
@@ -14,23 +16,23 @@ from isthmus._check import InputError, require, unknown
 from isthmus.association import Association, associate_columns
 from isthmus.attacks.pgd import PGD
 from isthmus.attacks.threat import Norm, Threat
-from isthmus.barrier import Barrier, barriers, surface_barriers
+from isthmus.barrier import SQUARE, TRIANGLE, Barrier, barriers, surface_barriers
 from isthmus.data import Samples, Splits, load_data
 from isthmus.files import atomic, sha256
 from isthmus.geometry import gram
-from isthmus.geometry.bases import Product
 from isthmus.geometry.bridge import Bridge, Settle
+from isthmus.geometry.text import describe
 from isthmus.probes import Backdoor, Clean, Distance, InputHessian, Probe, Robust, Sharpness, Trace
 from isthmus.randomness import stream
 from isthmus.recipes.keeper import Keeper
-from isthmus.recipes.reserve import kept_apart
+from isthmus.recipes.reserve import chosen_on
 from isthmus.recipes.scan_limits import Pace, require_room
 from isthmus.recipes.task import data_for, task_for
 from isthmus.runs import Run
 from isthmus.scan import Watch, coordinate_names, grid, scan
 from isthmus.settle import BatchStatistics, Keep, Recalibrate, running_layers
 from isthmus.store import load_bridge, read_header
-from isthmus.table import Column, Table
+from isthmus.table import Cell, Column, Table
 from isthmus.tampering import parse_target, parse_trigger
 from isthmus.training.adversary import Radius
 from isthmus.training.session import Monitor
@@ -38,7 +40,6 @@ from isthmus.training.session import Monitor
 PROBES = {
     "clean": "mean cross-entropy and error on test images",
     "train": "the same on training images; --train-n",
-    "validation": "the same on the images that train --validation keeps apart; needs --validation",
     "backdoor": "attack success and recovery accuracy on triggered test images; needs --test-trigger and --target",
     "distance": "distance of the weights to each model of the bridge",
     "robust": "largest loss, error and evasion success on test images under attack; --norm, --eps, --attack-steps",
@@ -60,10 +61,11 @@ class ScanRecipe(BaseModel):
     bridge: a bridge file, or a folder with a `bridge.safetensors`. grid: `31` points on a curve, `5x5` on a surface. n: at most so
     many test images, a stratified choice; None for all. settle: BatchNorm statistics of points that are no given model. recalibrate: on
     at most settle_n training images, keep: those of the heaviest corner, batch: of each batch by itself, as in training mode and at given
-    models too (:class:`isthmus.settle.BatchStatistics`). train_n: at most so many training images of the probe `train`. validation: so
-    many are kept apart from these, for the probe of that name. batch_size: of both and of `clean`. test_trigger and target only measure.
-    norm, eps, attack_steps, attack_step (in radii), restarts, warm: of the probe `robust`. hessian_n: of the images, so many for
-    `input-hessian`, `sharpness` and `trace`.
+    models too (:class:`isthmus.settle.BatchStatistics`). train_n: at most so many training images of the probe `train`. test_trigger and
+    target only measure. norm, eps, attack_steps, attack_step (in radii), restarts, warm: of the probe `robust`. hessian_n: of the images,
+    so many for `input-hessian`, `sharpness` and `trace`. validation: so many training images on which every point is measured too and one
+    is chosen, those that `isthmus train --validation` keeps apart; with hold_out from so many that `isthmus train --hold-out` set aside;
+    None for no choice. batch_size: of these, of `clean` and of `train`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -89,13 +91,14 @@ class ScanRecipe(BaseModel):
     settle: Literal["recalibrate", "keep", "batch"] = "recalibrate"
     train_n: int = Field(default=1000, ge=1)
     validation: int | None = Field(default=None, ge=1)
+    hold_out: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=500, ge=1)
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Scanned:
-    """A scanned bridge: its table and, for a curve with both ends or a surface with four corners, the barriers of each loss and error.
+    """A scanned bridge: its table and, for a curve or surface, the barriers of each measured loss and error.
 
     association: of the robust loss with the largest input eigenvalue along a curve, where both were measured.
     """
@@ -133,14 +136,16 @@ def run_scan(
     splits = load_data(data_for(recipe.data, (path,), header.card), size=recipe.size)
     task = task_for(splits, arch=recipe.arch, width=recipe.width, files=(path,), card=header.card)
     bridge = load_bridge(path, task.build())
-    train, apart = _roles(recipe, splits)
-    probes = make_probes(recipe, bridge, replace(splits, train=train), validation=apart)
+    validation, train = _roles(recipe, splits)
+    probes = make_probes(recipe, bridge, replace(splits, train=train))
+    probes += [] if validation is None else [Clean(validation, "validation", recipe.batch_size)]
     columns = [Column(name) for name in coordinate_names(bridge.basis.dim)] + [c for p in probes for c in p.columns]
     require_room(bridge.basis, recipe.grid, len(columns))
     points = grid(bridge.basis, recipe.grid)
     if run is not None:
         run.read(path, sha256(path))
-    keeper = Keeper(run, len(points), columns, monitor, TABLE, EVERY_SECONDS)
+    place = {"bridge": str(path), **where(bridge)}
+    keeper = Keeper(run, len(points), columns, monitor, TABLE, EVERY_SECONDS, meta=place)
     done = keeper.done()
     pace = Pace(keeper, len(points) - len(done), max_hours)
     began = perf_counter()
@@ -152,9 +157,11 @@ def run_scan(
         seed=recipe.seed,
         watch=Watch(pace, done),
     )
-    meta = {**table.meta, "bridge": str(path), "data": splits.name, "seconds": perf_counter() - began}
+    meta = {**table.meta, **place, "data": splits.name, "seconds": perf_counter() - began}
+    if validation is not None:
+        meta["chosen"] = chosen(table, coordinate_names(bridge.basis.dim))
     table = _with_speed(Table(table.frame, table.columns, meta), bridge)
-    found = _barriers(table, square=isinstance(bridge.basis, Product))
+    found = _barriers(table, bridge)
     related = _association(table)
     if run is None:
         return Scanned(table, found, association=related)
@@ -163,6 +170,30 @@ def run_scan(
         "csv": str(run.save("table.csv", lambda place: _write_csv(table, place))),
     }
     return Scanned(table, found, files, related)
+
+
+def where(bridge: Bridge) -> dict[str, object]:
+    """Return the basis and, by the names of their files, the corners of a bridge as JSON values: what a picture of a scan needs."""
+    corners = bridge.basis.corners
+    names = bridge.names if len(bridge.names) == len(corners) else [f"model {i}" for i in range(len(corners))]
+    held = [{"name": name, "at": list(u)} for name, (u, _) in zip(names, corners, strict=True)]
+    return {"basis": describe(bridge.basis), "corners": held}
+
+
+def chosen(table: Table, names: Sequence[str]) -> dict[str, object]:
+    """Return where the point of highest validation accuracy is, among equals that of lowest validation loss, among equals the first.
+
+    As JSON values: its coordinates `u`, those of the columns `names`, the `rule` and the number of `candidates`; NaN loses to every number.
+    """
+
+    def rank(row: Mapping[str, Cell]) -> tuple[float, float]:
+        error, loss = row["validation_error"], row["validation_loss"]
+        return tuple(inf if value is None else float(value) for value in (error, loss))  # type: ignore[return-value]
+
+    best = min(table.rows(), key=rank)
+    n = table.column("validation_error").n
+    rule = f"highest accuracy on {n:,} validation images, among equals the lowest loss there"
+    return {"u": [best[name] for name in names], "rule": rule, "candidates": len(table)}
 
 
 def bridge_file(path: str) -> Path:
@@ -180,17 +211,7 @@ def bridge_file(path: str) -> Path:
     return inside
 
 
-def _roles(recipe: ScanRecipe, splits: Splits) -> tuple[Samples, Samples | None]:
-    """Return the training images and those kept apart from them, where asked for."""
-    if recipe.validation is None:
-        return splits.train, None
-    apart, train = kept_apart(splits.train, recipe.validation, test=splits.test)
-    return train, apart
-
-
-def make_probes(
-    recipe: ScanRecipe, bridge: Bridge, splits: Splits, *, validation: Samples | None = None
-) -> list[Probe]:
+def make_probes(recipe: ScanRecipe, bridge: Bridge, splits: Splits) -> list[Probe]:
     """Return the probes a recipe names. Raises InputError for an unknown name, and where one lacks the settings it needs."""
     test = splits.test
     if recipe.n is not None and recipe.n < len(test):
@@ -205,12 +226,6 @@ def make_probes(
                     min(recipe.train_n, len(splits.train)), generator=stream(recipe.seed, "train")
                 )
                 probes.append(Clean(part, "train", recipe.batch_size))
-            case "validation":
-                if validation is None:
-                    raise InputError(
-                        "`validation` should be given for the probe 'validation'. Found none. Give --validation."
-                    )
-                probes.append(Clean(validation, "validation", recipe.batch_size))
             case "backdoor":
                 if recipe.test_trigger is None or recipe.target is None:
                     lacking = "test_trigger" if recipe.test_trigger is None else "target"
@@ -230,6 +245,14 @@ def make_probes(
             case _:
                 raise unknown("probe", name, PROBES)
     return probes
+
+
+def _roles(recipe: ScanRecipe, splits: Splits) -> tuple[Samples | None, Samples]:
+    """Return the validation images, if any, and the training images that statistics are recomputed on."""
+    if recipe.validation is not None:
+        return chosen_on(splits, recipe.validation, recipe.hold_out)
+    require(recipe.hold_out is None, "hold_out", "come with validation, how many of them choose", recipe.hold_out)
+    return None, splits.train
 
 
 def _settle(recipe: ScanRecipe, bridge: Bridge, train: Samples) -> Settle | None:
@@ -253,15 +276,16 @@ def _with_speed(table: Table, bridge: Bridge) -> Table:
     return Table(frame, (*table.columns, column), table.meta)
 
 
-def _barriers(table: Table, *, square: bool) -> dict[str, dict[str, Barrier]]:
-    """Return the barriers of each loss and error, where the scan is of a curve or a square and has its ends and a point between."""
+def _barriers(table: Table, bridge: Bridge) -> dict[str, dict[str, Barrier]]:
+    """Return the barriers of each loss and error, of a curve with both ends and a point between, or of a surface with its corners."""
     names = [name for name in MEASURES if name in table.names]
-    if "t" in table.names and len(table) >= 3:
+    if bridge.basis.dim == 1 and len(table) >= 3:
         return {name: barriers(table, value=name) for name in names}
-    if "u" in table.names and len(table) > 4 and square:
-        finite = [name for name in names if np.isfinite(table.frame[name].to_numpy(dtype=np.float64)).all()]
-        return {name: surface_barriers(table, value=name) for name in finite}
-    return {}
+    corners = [(u[0], u[1]) for u, _ in bridge.basis.corners] if bridge.basis.dim == 2 else []
+    if set(corners) not in (SQUARE, TRIANGLE):
+        return {}
+    usable = [name for name in names if np.isfinite(table.frame[name].to_numpy(dtype=np.float64)).all()]
+    return {name: surface_barriers(table, corners, value=name) for name in usable}
 
 
 def _association(table: Table) -> Association | None:

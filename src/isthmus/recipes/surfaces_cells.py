@@ -265,7 +265,7 @@ def _scan(size: Size, bridge: str, grid: str) -> ScanRecipe:
         bridge=bridge,
         grid=grid,
         n=size.n,
-        probes=("clean", "train", "validation", "distance"),
+        probes=("clean", "train", "distance"),
         train_n=size.train_n,
         validation=size.validation,
         settle_n=size.settle_n,

@@ -88,7 +88,7 @@ def _worst(patch: str, holds: Callable[[float], bool], definition: str = "frankl
             return None
         top = barriers["garipov_max"]
         mean = 100 - corner_mean(one.patches[patch], "test_error")
-        where = "" if top.at is None else f" at u, v = {at_text(top.at)}"
+        where = "" if top.u is None else f" at u, v = {at_text(top.u)}"
         said = f"worst {100 - top.value:.2f} %{where}, mean corner {mean:.2f} %; {barriers['frankle'].value:.2f} points below it, "
         said += f"{barriers['draxler_rise'].value:.2f} below the worst corner"
         return _Case(said, holds(barriers[definition].value))

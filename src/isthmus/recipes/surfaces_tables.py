@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from statistics import fmean
 
-from isthmus.barrier import Barrier, barriers, surface_barriers
+from isthmus.barrier import SQUARE, Barrier, barriers, surface_barriers
 from isthmus.recipes.surfaces_cells import BILINEAR, SAME_RUN, STAGED, SURFACE
 from isthmus.table import Cell, Column, Table
 
+CORNERS = sorted(SQUARE)
 MEASURES = ("test_error", "test_loss", "train_error", "train_loss")
 TITLES = {
     BILINEAR: "bilinear patch",
@@ -41,7 +42,7 @@ class Found:
 
     def over(self, patch: str, measure: str = "test_error") -> Mapping[str, Barrier] | None:
         """Return the barriers of a patch, None where it was not scanned."""
-        return surface_barriers(self.patches[patch], value=measure) if patch in self.patches else None
+        return surface_barriers(self.patches[patch], CORNERS, value=measure) if patch in self.patches else None
 
     def row(self, patch: str, which: str, name: str) -> Row | None:
         """Return the row of that name in the comparison over a patch."""
@@ -82,7 +83,7 @@ def over_patches(found: Sequence[Found]) -> Table:
     for one in found:
         for patch, table in one.patches.items():
             for measure in MEASURES:
-                held = surface_barriers(table, value=measure)
+                held = surface_barriers(table, CORNERS, value=measure)
                 rows.append(_key(one) | {"patch": TITLES[patch], "measure": measure} | _heights(table, measure, held))
     about = "over all points of the grid alike"
     return Table.of(
@@ -105,7 +106,7 @@ def over_patches(found: Sequence[Found]) -> Table:
 
 def _heights(table: Table, measure: str, held: Mapping[str, Barrier]) -> Row:
     first = "frankle" if measure.endswith("error") else "git_re_basin"
-    worst = held["garipov_max"].at
+    worst = held["garipov_max"].u
     return {
         "corners": corner_mean(table, measure),
         "mean": held["garipov_mean"].value,
