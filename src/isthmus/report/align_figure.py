@@ -38,8 +38,10 @@ def line_figure(lines: Table, model: str) -> tuple[Figure, Legend] | None:
                 }
             )
         legend.append((group, title, tone, KEYS[dash]))
-    if not traces:
-        return None
+    return ({"data": traces, "layout": _layout()}, legend) if traces else None
+
+
+def _layout() -> Figure:
     axes = {
         f"yaxis{axis[1:]}": {
             "title": {"text": label},
@@ -50,7 +52,7 @@ def line_figure(lines: Table, model: str) -> tuple[Figure, Legend] | None:
         }
         for _, label, axis, domain in PANELS
     }
-    layout: Figure = {
+    return {
         "height": 460,
         "margin": {"l": 64, "r": 20, "t": 12, "b": 48},
         "hovermode": "x unified",
@@ -63,4 +65,3 @@ def line_figure(lines: Table, model: str) -> tuple[Figure, Legend] | None:
         },
         **axes,
     }
-    return {"data": traces, "layout": layout}, legend

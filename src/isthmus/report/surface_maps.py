@@ -68,11 +68,9 @@ def _relabelled(figure: dict[str, Any], panel: Landscape, name: str, surface: Su
     """Return contours whose numbers stand inside the triangle: plotly's own may lie across its sides, where they would be cut."""
     scale = Scale.of([surface.panel], name)
     contour, texts = (dict(trace) for trace in figure["data"])
-    found = [
-        level_texts(panel, name, levels) for levels in (scale.levels(), scale.log_levels() if scale.can_log else [])
-    ]
-    contour = {**contour, "hoverinfo": "skip", "hovertemplate": None}
-    contour["contours"] = {**contour["contours"], "showlabels": False}
+    found = [level_texts(panel, name, held) for held in (scale.levels(), scale.log_levels() if scale.can_log else [])]
+    levels: dict[str, Any] = contour["contours"]
+    contour |= {"hoverinfo": "skip", "hovertemplate": None, "contours": {**levels, "showlabels": False}}
     texts = {**texts, **found[scale.log], "visible": True}
     menus: list[Figure] = []
     for menu in figure["layout"]["updatemenus"]:
