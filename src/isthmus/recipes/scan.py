@@ -48,10 +48,8 @@ PROBES = {
     "trace": "trace of that Hessian, with its 99 % interval",
 }
 TABLE = "table.json"
-MEASURES = (
-    *("test_loss", "test_error", "train_loss", "train_error", "validation_loss", "validation_error"),
-    *("robust_loss", "robust_error"),
-)  # whose barriers are told
+MEASURES = tuple(f"{of}_{what}" for of in ("test", "train", "validation", "robust") for what in ("loss", "error"))
+"""Whose barriers are told."""
 EVERY_SECONDS = 1.0  # how often the rows so far are written
 
 
