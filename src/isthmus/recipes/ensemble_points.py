@@ -1,14 +1,13 @@
 """`--points`: which points of a bridge, as a word, a grid or coordinates."""
 
-from math import isfinite
 from re import fullmatch
 
 import torch
 from torch import Tensor
 
 from isthmus._check import InputError, require
-from isthmus.geometry.bases import Basis, Product
-from isthmus.geometry.flat import Affine, Barycentric
+from isthmus.geometry.bases import Basis
+from isthmus.geometry.domain import domain, inside
 from isthmus.scan import grid
 
 WANTED = "be `corners`, a grid such as 5 or 3x3, or coordinates such as 0,0.5,1 (on a surface 0,0;0.5,1)"
@@ -33,24 +32,8 @@ def points_of(basis: Basis, text: str) -> Tensor:
     for row in rows:
         shown = ",".join(f"{value:g}" for value in row)
         require(len(row) == basis.dim, "points", f"have {basis.dim} coordinate(s) each", shown, "Part them by `;`.")
-        require(inside(basis, row), "points", f"lie on the bridge, {_domain(basis)}", shown)
+        require(inside(basis, row), "points", f"lie on the bridge, {domain(basis)}", shown)
     return torch.tensor(rows, dtype=torch.float64)
-
-
-def inside(basis: Basis, u: list[float]) -> bool:
-    """Return whether coordinates lie in the basis's domain; a plane has no border."""
-    if isinstance(basis, Product):
-        return inside(basis.first, u[: basis.first.dim]) and inside(basis.second, u[basis.first.dim :])
-    if isinstance(basis, Affine):
-        return all(isfinite(value) for value in u)
-    within = all(low[0] <= value <= low[-1] for value, low in zip(u, basis.breaks, strict=True))
-    return within and (not isinstance(basis, Barycentric) or sum(u) <= 1 + 1e-12)
-
-
-def _domain(basis: Basis) -> str:
-    if isinstance(basis, Affine):
-        return "a plane with any finite coordinates"
-    return "at least 0 with a sum of at most 1" if isinstance(basis, Barycentric) else "each coordinate in [0, 1]"
 
 
 def grid_counts(basis: Basis, text: str) -> list[int] | None:
