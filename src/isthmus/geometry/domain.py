@@ -1,8 +1,8 @@
 """Where the coordinates of a basis lie: whether some do, and lattices of them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
-from math import isfinite
+from math import comb, isfinite, prod
 
 import torch
 from torch import Tensor
@@ -43,6 +43,14 @@ def domain(basis: Basis) -> str:
             return "each coordinate in [0, 1]"
 
 
+def lattice_size(basis: Basis, counts: Sequence[int]) -> int:
+    """Return how many points :func:`lattice` has, at most, without making them."""
+    if isinstance(basis, Complex):
+        return basis.models * lattice_size(Barycentric(basis.connectors + 1), counts[: basis.connectors])
+    simplex = _is_simplex(basis) and len(set(counts)) == 1
+    return comb(counts[0] - 1 + basis.dim, basis.dim) if simplex else prod(counts)
+
+
 def lattice(basis: Basis, counts: Sequence[int]) -> Tensor:
     """Return (N, d) float64 coordinates inside the domain, `counts` evenly spaced values along each, ends included.
 
@@ -53,8 +61,26 @@ def lattice(basis: Basis, counts: Sequence[int]) -> Tensor:
         shares = lattice(Barycentric(basis.connectors + 1), counts[: basis.connectors])
         parts = [basis.joined(torch.full((len(shares),), model), shares) for model in range(basis.models)]
         return torch.cat(parts).unique(dim=0)
+    if _is_simplex(basis) and len(set(counts)) == 1:
+        axis = torch.linspace(0, 1, counts[0], dtype=torch.float64).tolist()
+        steps = list(_steps(basis.dim, counts[0] - 1))
+        return torch.tensor([[axis[k] for k in row] for row in steps], dtype=torch.float64)
     axes = [
         torch.linspace(low[0], low[-1], count, dtype=torch.float64).tolist()
         for low, count in zip(basis.breaks, counts, strict=True)
     ]
     return torch.tensor([row for row in product(*axes) if inside(basis, row)], dtype=torch.float64)
+
+
+def _is_simplex(basis: Basis) -> bool:
+    return isinstance(basis, Barycentric | Triangle) or (isinstance(basis, Complex) and basis.models == 1)
+
+
+def _steps(dim: int, left: int) -> Iterator[tuple[int, ...]]:
+    """Yield the whole numbers (k_1, ..., k_dim) of sum at most `left`, the last rising first."""
+    if dim == 0:
+        yield ()
+        return
+    for k in range(left + 1):
+        for rest in _steps(dim - 1, left - k):
+            yield (k, *rest)

@@ -15,8 +15,9 @@ from isthmus.geometry.flat import Affine, Barycentric
 class Triangle:
     """Bezier triangle of any degree n: weight_ij(u, v) = n! / (i! j! k!) u^i v^j (1 - u - v)^k with k = n - i - j.
 
-    The domain is u, v >= 0, u + v <= 1. Control point (i, j) belongs to the coordinates (i / n, j / n); i rises first to last, and j within it. The corners are those of
-    :class:`isthmus.geometry.flat.Barycentric` over three vertices, which degree 1 is (Farin 2002, chapter 17).
+    The domain is u, v >= 0, u + v <= 1. Control point (i, j) belongs to the coordinates (i / n, j / n); i rises first to last, and j
+    within it. The corners are those of :class:`isthmus.geometry.flat.Barycentric` over three vertices, which degree 1 is
+    (Farin 2002, chapter 17).
 
     >>> Triangle(2)(torch.tensor([0.5, 0.25], dtype=torch.float64)).tolist()
     [0.0625, 0.125, 0.0625, 0.25, 0.25, 0.25]

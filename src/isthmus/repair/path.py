@@ -42,7 +42,9 @@ class PathRepair:
         """Return the model at the chosen point of the trained curve between the two suspects, polished where asked."""
         require(len(suspects) == 2, "suspects", "be two models for a path", len(suspects))
         began = perf_counter()
-        start = connect(suspects, parse_geometry(self.geometry, 2), names=("suspect 0", "suspect 1"))
+        basis = parse_geometry(self.geometry, 2)
+        require(basis.dim == 1, "geometry", "name a curve for a path", self.geometry)
+        start = connect(suspects, basis, names=("suspect 0", "suspect 1"))
         fitted = fit(start, clean.train, self.plan, seed=seed, objective=self.objective, session=session)
         settle = Recalibrate(clean.train)
         probe = CleanProbe(clean.validation, split="validation")
