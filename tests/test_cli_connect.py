@@ -12,7 +12,12 @@ import torch
 from safetensors.torch import load_file
 
 from cli_example import call, model_file
+from isthmus.data import load_data
+from isthmus.evaluate import logits
+from isthmus.geometry.bases import Chain
+from isthmus.losses import cross_entropy
 from isthmus.models import build_model
+from isthmus.randomness import stream
 from isthmus.recipes.reserve import reserve
 from isthmus.store import Card, load_bridge, read_header, save_model
 
@@ -98,6 +103,27 @@ def test_a_grown_simplex_depends_on_its_volume_and_draws(capsys, tmp_path, model
         "simplex:3 through 1 model of"
         in call(capsys, "connect", models[0], "--geometry", "simplex:3", "--steps", "2", "--out", tmp_path / "z").out
     )
+
+
+@pytest.mark.parametrize("geometry", ["neb:2", "llpf:4"])
+def test_walked_paths_tell_their_highest_loss(capsys, tmp_path, models, geometry):
+    words = ("connect", *models[:2], "--geometry", geometry, "--steps", "32", "--clean", "100", "--out", tmp_path / "g")
+    done = call(capsys, *words, "--json")
+    assert done.code == 0, done.err
+    bridge = load_bridge(tmp_path / "g" / "bridge.safetensors", template())
+    assert isinstance(bridge.basis, Chain)
+    assert done.json["free_points"] == bridge.free.shape[0]
+    assert geometry == "llpf:4" or bridge.free.shape[0] >= 2  # between untrained ends llpf needs no point
+    part = reserve(load_data("digits"), 100)[0].subset(100, generator=stream(0, "looked at"))
+    top = done.json["highest"]
+    found = cross_entropy(logits(bridge.at(top["t"]), part), part.y).mean()
+    assert top == {"loss": pytest.approx(float(found), rel=1e-5), "t": top["t"], "n": 100}
+    ends = [float(cross_entropy(logits(bridge.at(t), part), part.y).mean()) for t in (0.0, 0.5, 1.0)]
+    assert top["loss"] >= max(ends) - 1e-6
+    again = call(capsys, *words, "--resume")
+    assert "highest training loss on the path" in again.out
+    assert not list((tmp_path / "g").glob("checkpoint-*.pt"))
+    assert call(capsys, *words[:3], "--geometry", geometry, "--stages", "edges-kept", "--out", tmp_path / "x").code == 2
 
 
 @pytest.mark.parametrize(

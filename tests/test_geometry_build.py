@@ -159,6 +159,9 @@ def test_state_that_is_no_tensor_and_infinite_masks_are_no_obstacle() -> None:
         ("star", 4, Complex(4, 1)),
         ("triangle", 3, Triangle(2)),
         ("triangle:3", 3, Triangle(3)),
+        ("neb", 2, Chain(5)),
+        ("neb:1", 2, Chain(3)),
+        ("llpf:30", 2, Chain(2)),
         ("plane", 3, Affine(3)),
     ],
 )
@@ -183,6 +186,7 @@ def test_geometry_texts(text: str, models: int, basis: Basis) -> None:
         ("simplex:1", 1, r"`geometry` should name 2 vertices or more\. Found simplex:1\."),
         ("complex:2", 1, r"`geometry` should join two models or more: 'complex:2' does\. Found 1\."),
         ("complex:0", 2, r"`connectors` should be at least 1\. Found 0\."),
+        ("neb:0", 2, r"`geometry` should name 1 pivot or more\. Found neb:0\."),
         ("star:2", 2, r"`geometry` should be straight lines from one trained point to every model\. Found 'star:2'\."),
         ("triangle", 4, r"`geometry` should fit the number of models: 'triangle' joins 3\. Found 4\."),
         ("plane", 1, r"`geometry` should join two models or more: a plane does\. Found 1\."),

@@ -151,9 +151,12 @@ def test_a_path_has_two_ends(count: int) -> None:
         PathRepair(PLAN)(many, trusted(), seed=0, session=Session())
 
 
-def test_a_path_is_a_curve() -> None:
-    with pytest.raises(InputError, match=r"`geometry` should name a curve for a path\. Found star\."):
-        PathRepair(PLAN, geometry="star")(suspects(), trusted(), seed=0, session=Session())
+@pytest.mark.parametrize("geometry", ["star", "neb", "llpf:5"])
+def test_a_path_is_a_curve(geometry: str) -> None:
+    with pytest.raises(
+        InputError, match=rf"`geometry` should name a curve whose points .* at once\. Found {geometry}\."
+    ):
+        PathRepair(PLAN, geometry=geometry)(suspects(), trusted(), seed=0, session=Session())
 
 
 def test_trusted_images_have_one_role_each() -> None:

@@ -19,6 +19,10 @@ isthmus connect A B C D --geometry surface:2x2 --data cifar10 --out runs/abcd
 
 isthmus connect A --geometry simplex:4 --volume 1e-4 --set num_points=5 --out runs/grown
 
+isthmus connect A B --geometry neb --steps 1600 --out runs/pivots
+
+isthmus connect A B --geometry llpf:40 --learning-rate 0.01 --out runs/walked
+
 isthmus connect A B C --geometry star --data cifar10 --out runs/star
 
 isthmus connect A B C D --geometry surface:3x3 --stages edges-kept --set sampling=area --data cifar10 --out runs/abcd
@@ -143,6 +147,9 @@ def connect(  # noqa: PLR0913  one parameter for each option
         done = result.training
         where = f"{result.train_n:,} images of {result.data}"
         lines.append(f"training loss {done.loss:.3g}, error {done.error:.3g} % on {where}: {done.seconds:.1f} s")
+    if result.highest is not None:
+        top = result.highest
+        lines.append(f"highest training loss on the path {top.loss:.3g}, at t = {top.t:.3g}, on {top.n:,} images")
     lines += [f"{name}: {value:.4g}" for name, value in result.geometry.items() if value is not None]
     print_lines([*result.notes, *lines, f"written: {result.files['bridge']}"])
     return 0

@@ -18,6 +18,8 @@ GEOMETRIES = {
     "line": "straight segment between two models",
     "bezier": "Bezier curve between two models, `bezier:DEGREE` (default 2)",
     "chain": "polygonal chain between two models, `chain:BENDS` (default 1 bend)",
+    "neb": "chain of pivots relaxed across itself, more where the loss rises (AutoNEB), `neb:PIVOTS` (default 3 to begin with)",
+    "llpf": "chain from one model to another layer by layer, retrained on the way, `llpf:TICKS` (default 40)",
     "surface": "Bezier surface between four models, `surface:DEGREExDEGREE` (default 2x2)",
     "triangle": "Bezier triangle between three models, `triangle:DEGREE` (default 2)",
     "simplex": "flat simplex over two or more models; `simplex:VERTICES` grows one from a single model, vertex by vertex",
@@ -26,7 +28,7 @@ GEOMETRIES = {
     "plane": "the unbounded plane through two or more models",
 }
 
-NUMBERED = ("bezier", "chain", "triangle", "simplex", "complex")
+NUMBERED = ("bezier", "chain", "neb", "llpf", "triangle", "simplex", "complex")
 
 
 def single(model: nn.Module) -> Bridge:
@@ -125,6 +127,11 @@ def parse_geometry(text: str, num_models: int) -> Basis:
             basis = Bernstein(int(argument or 2))
         case "chain":
             basis = Chain(int(argument or 1) + 2)
+        case "neb":
+            require(int(argument or 3) >= 1, "geometry", "name 1 pivot or more", text)
+            basis = Chain(int(argument or 3) + 2)
+        case "llpf":
+            basis = Chain(2)
         case "surface":
             first, second = (int(pair[1]), int(pair[2])) if pair else (2, 2)
             basis = Product(Bernstein(first), Bernstein(second))

@@ -13,7 +13,7 @@ from isthmus.geometry.bridge import Bridge
 from isthmus.geometry.build import connect, parse_geometry
 from isthmus.geometry.simplexes import Complex
 from isthmus.geometry.volume import log_volume, volume
-from isthmus.recipes.construct import Case, constructed
+from isthmus.recipes.construct import Case, Highest, constructed, highest
 from isthmus.recipes.reserve import reserve
 from isthmus.recipes.task import data_for, load_all, plan_for, task_for
 from isthmus.runs import Run
@@ -63,7 +63,10 @@ class Training(BaseModel):
 
 
 class Connected(BaseModel):
-    """The record of a connection. geometry: length, chord and their ratio for a curve, the area for a surface, the volume beyond."""
+    """The record of a connection. geometry: length, chord and their ratio for a curve, the area for a surface, the volume beyond.
+
+    highest: the highest training loss on a path by `neb` or `llpf`.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -76,6 +79,7 @@ class Connected(BaseModel):
     free_points: int
     geometry: dict[str, float | None]
     training: Training | None = None
+    highest: Highest | None = None
     notes: tuple[str, ...] = ()
     files: dict[str, str]
 
@@ -114,6 +118,7 @@ def run_connect(recipe: ConnectRecipe, run: Run, *, session: Session | None = No
         notes=tuple(notes),
         files=files,
         training=None if fitted is None else _training(fitted),
+        highest=highest(case, recipe, bridge),
     )
     run.discard("checkpoint-*.pt")  # of the stages before the last
     run.save("connect.json", lambda place: write_json(place, result.model_dump(mode="json")))

@@ -17,7 +17,7 @@ from isthmus.files import digest, sha256
 from isthmus.geometry.bridge import Bridge
 from isthmus.layout import placement
 from isthmus.randomness import stream
-from isthmus.recipes.ensemble_points import points_of
+from isthmus.recipes.ensemble_points import count_of, points_of
 from isthmus.recipes.reserve import reserve
 from isthmus.recipes.scan import bridge_file
 from isthmus.recipes.task import Task, data_for, task_for
