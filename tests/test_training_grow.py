@@ -15,8 +15,8 @@ from isthmus.geometry.simplexes import Complex
 from isthmus.geometry.volume import log_volume
 from isthmus.randomness import seed_of, stream
 from isthmus.training.fit import fit
-from isthmus.training.grow import grow, volume_weights
-from isthmus.training.guide import Guide, Guided, LogVolume
+from isthmus.training.grow import grow, trainer, volume_weights
+from isthmus.training.guide import Guided, LogVolume
 from isthmus.training.objective import Supervised
 from isthmus.training.plan import Plan
 from isthmus.training.session import Fitted, Session
@@ -28,9 +28,7 @@ def flat(models: int = 2, connectors: int = 3) -> Bridge:
     return connect([small(k) for k in range(models)], Complex(models, connectors))
 
 
-def train(bridge: Bridge, plan: Plan, seed: int, session: Session, guide: Guide | None = None) -> Fitted:
-    objective = Supervised() if guide is None else Guided(Supervised(), guide)
-    return fit(bridge, toy(), plan, seed=seed, objective=objective, session=session)
+train = trainer(toy())
 
 
 def grown(bridge: Bridge, weights: tuple[float, ...] = (0.0, 0.01, 0.01), **more: object) -> Fitted:

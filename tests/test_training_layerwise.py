@@ -13,7 +13,8 @@ from isthmus.geometry.bridge import Bridge
 from isthmus.geometry.build import connect, line
 from isthmus.randomness import seed_of
 from isthmus.table import Table
-from isthmus.training.fit import fit, fit_module
+from isthmus.training.fit import fit_module
+from isthmus.training.grow import trainer
 from isthmus.training.guide import Guide
 from isthmus.training.layerwise import Route, chain_through, flow_order, looked_at, walk
 from isthmus.training.plan import Plan
@@ -125,9 +126,7 @@ def test_a_tick_is_a_fit_of_the_whole_model() -> None:
     start = line(ends)
     plan = Plan(steps=6, batch_size=8, learning_rate=0.02, schedule="cosine")
 
-    def train(bridge: Bridge, plan: Plan, seed: int, session: Session, /, guide: Guide | None = None) -> Fitted:
-        return fit(bridge, toy(), plan, seed=seed, session=session)
-
+    train = trainer(toy())
     seen: list[Tensor] = []
 
     def watch(bridge: Bridge, plan: Plan, seed: int, session: Session, /, guide: Guide | None = None) -> Fitted:

@@ -17,11 +17,9 @@ from isthmus.randomness import stream
 from isthmus.settle import Recalibrate, running_layers
 from isthmus.training.adversary import Adversary
 from isthmus.training.band import Losses, relax
-from isthmus.training.fit import fit
-from isthmus.training.grow import grow, volume_weights
-from isthmus.training.guide import Guide, Guided
+from isthmus.training.grow import grow, trainer, volume_weights
 from isthmus.training.layerwise import INSIDE, Route, flow_order, looked_at, walk
-from isthmus.training.objective import Supervised
+from isthmus.training.objective import Objective, Supervised
 from isthmus.training.plan import Plan
 from isthmus.training.session import Fitted, Session
 from isthmus.training.staged import Stages, fit_staged
@@ -113,12 +111,10 @@ def constructed(case: Case, settings: Settings, session: Session) -> Fitted | No
     if bridge.free.shape[0] == 0 and settings.stages == "together" and not walked:
         return None
 
-    def train(part: Bridge, own: Plan, seed: int, work: Session, guide: Guide | None = None) -> Fitted:
-        adversary = settings.adversary
-        objective = Supervised() if adversary is None else adversary.objective(own.cycle_starts)
-        guided = objective if guide is None else Guided(objective, guide)
-        return fit(part, case.samples, own, seed=seed, objective=guided, session=work)
+    def objective(own: Plan) -> Objective:
+        return Supervised() if settings.adversary is None else settings.adversary.objective(own.cycle_starts)
 
+    train = trainer(case.samples, objective)
     if walked and kind == "neb":
         return relax(bridge, plan, train, case.losses(seed), seed=seed, session=session)
     if walked:

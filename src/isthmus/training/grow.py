@@ -8,12 +8,15 @@ import torch
 from torch import nn
 
 from isthmus._check import InputError, require
+from isthmus.data import Samples
 from isthmus.geometry.bridge import Bridge
 from isthmus.geometry.build import connect
 from isthmus.geometry.simplexes import Complex
 from isthmus.geometry.volume import log_volume
 from isthmus.randomness import seed_of
-from isthmus.training.guide import Guide, LogVolume
+from isthmus.training.fit import fit
+from isthmus.training.guide import Guide, Guided, LogVolume
+from isthmus.training.objective import Objective, Supervised
 from isthmus.training.plan import Plan
 from isthmus.training.record import joined
 from isthmus.training.session import Fitted, Session
@@ -27,6 +30,22 @@ class GuidedTrain(Protocol):
     ) -> Fitted:
         """Return the trained bridge."""
         ...
+
+
+def plain(_plan: Plan) -> Objective:
+    """Return the loss on the labels, whatever the plan."""
+    return Supervised()
+
+
+def trainer(samples: Samples, objective: Callable[[Plan], Objective] = plain) -> GuidedTrain:
+    """Return :func:`isthmus.training.fit.fit` on `samples`, with the objective of each plan, guided where a guide is given."""
+
+    def train(bridge: Bridge, plan: Plan, seed: int, session: Session, /, guide: Guide | None = None) -> Fitted:
+        own = objective(plan)
+        guided = own if guide is None else Guided(own, guide)
+        return fit(bridge, samples, plan, seed=seed, objective=guided, session=session)
+
+    return train
 
 
 def grow(
