@@ -1,9 +1,11 @@
 """Grown simplexes and complexes: each vertex is a plain fit with earlier ones fixed, its gradient that of autograd."""
 
 import math
+from collections.abc import Mapping
 
 import pytest
 import torch
+from torch import Tensor
 
 from contracts.modules import assert_same_bits, tensors_of
 from fit_example import batches, gradient_plan, inputs, mixing_gradient, small, toy
@@ -17,7 +19,7 @@ from isthmus.randomness import seed_of, stream
 from isthmus.training.fit import fit
 from isthmus.training.grow import grow, trainer, volume_weights
 from isthmus.training.guide import Guided, LogVolume
-from isthmus.training.objective import Supervised
+from isthmus.training.objective import Constrained, Supervised
 from isthmus.training.plan import Plan
 from isthmus.training.session import Fitted, Session
 
@@ -127,6 +129,23 @@ def test_draws_at_the_free_points_alone() -> None:
     draws = torch.tensor([start.basis.sites[2], start.basis.sites[3]] * 2, dtype=torch.float64)
     expected = mixing_gradient(start, [(inputs(toy(), index), toy().y[index])], draws)
     torch.testing.assert_close(taken, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_a_guide_and_a_projection_go_together() -> None:
+    start = flat(1, 1)
+    start = start.with_free(start.free + 0.1)
+
+    def held(weights: Mapping[str, Tensor]) -> None:
+        weights["0.bias"].zero_()
+
+    guide = LogVolume(0.5)
+    one = Guided(Constrained(Supervised(), held), guide)
+    two = Constrained(Guided(Supervised(), guide), held)
+    found = [fit(start, toy(), PLAN, seed=0, objective=objective).bridge for objective in (one, two)]
+    assert torch.equal(found[0].free, found[1].free)
+    assert bool((start.layout.unflatten(found[0].free[0])["0.bias"] == 0).all())
+    unguided = fit(start, toy(), PLAN, seed=0, objective=Constrained(Supervised(), held)).bridge
+    assert not torch.equal(found[0].free, unguided.free)
 
 
 def test_what_cannot_grow_is_refused() -> None:

@@ -64,11 +64,10 @@ def log_volume_gradient(bridge: Bridge) -> Tensor:
     for face, share in zip(faces, logs.softmax(0), strict=True):
         if float(share) > 0:
             coefficients[_pairs(face)] += share * _coefficients(_edges(matrix, face))
-    origin = bridge.row(0)
-    for row, i in zip(gradient, bridge.free_index, strict=True):
-        for j in range(1, basis.num_points):  # rows sum to 0: the origin is free to choose, and inside nothing cancels
-            if (weight := float(coefficients[i, j])) != 0:
-                row.add_(bridge.row(j) - origin, alpha=weight)
+    for j in range(1, basis.num_points):  # rows sum to 0: the origin is free to choose, and inside nothing cancels
+        edge = bridge.row(j) - bridge.row(0)
+        for row, i in zip(gradient, bridge.free_index, strict=True):
+            row.add_(edge, alpha=float(coefficients[i, j]))
     return gradient
 
 

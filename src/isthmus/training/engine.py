@@ -15,8 +15,8 @@ from isthmus.layout import Bound, Layout, buffers_of, load_buffers, memory_forma
 from isthmus.problem import Problem
 from isthmus.randomness import seed_of, stream
 from isthmus.training.ascent import ascend
-from isthmus.training.guide import Guided
-from isthmus.training.objective import Constrained, Objective
+from isthmus.training.guide import Guide, Guided
+from isthmus.training.objective import Constrained, Objective, Project
 from isthmus.training.order import Order
 from isthmus.training.plan import Plan, learning_rate
 
@@ -68,7 +68,7 @@ class Engine:
         self.held = [(place, self.free[:, place].clone()) for place in frozen]
         self.optimizer = self._optimizer()
         self.x, self.y = self.samples.x.to(device), self.samples.y.to(device)
-        self.guide = self.objective.guide if isinstance(self.objective, Guided) else None
+        self.guides, self.projections = _wrapped(self.objective)
         self.order = Order(len(self.samples), plan.batch_size, self.seed)
         self.sums = torch.zeros(3, dtype=torch.float64)
 
@@ -113,8 +113,8 @@ class Engine:
                 self.draw += 1
         if self.world > 1:
             grad.copy_(self.fabric.all_reduce(grad, reduce_op="mean"))  # pyright: ignore[reportArgumentType]
-        if self.guide is not None:
-            self.guide.steer(self.live, grad)
+        for guide in self.guides:
+            guide.steer(self.live, grad)
         self.optimizer.step()
         self._constrain()
         self.step += 1
@@ -136,11 +136,11 @@ class Engine:
 
     def _constrain(self) -> None:
         """Carry the weights back to what the objective allows; those that their owner froze to where they were."""
-        if isinstance(self.objective, Constrained):
+        for project in self.projections:
             for row in self.free:
-                self.objective.project(self.layout.unflatten(row))
-        if self.guide is not None:
-            self.guide.place(self.live)
+                project(self.layout.unflatten(row))
+        for guide in self.guides:
+            guide.place(self.live)
         for place, start in self.held:  # the optimizer's decay knows nothing of frozen parameters
             self.free[:, place] = start
 
@@ -232,3 +232,14 @@ class Engine:
         self.optimizer.load_state_dict(state["optimizer"])
         load_buffers(self.bound.module, state["buffers"])
         self.sums.copy_(state["sums"])
+
+
+def _wrapped(objective: Objective) -> tuple[list[Guide], list[Project]]:
+    """Return the guides and projections that an objective carries, the innermost first."""
+    if isinstance(objective, Guided):
+        guides, projections = _wrapped(objective.objective)
+        return [*guides, objective.guide], projections
+    if isinstance(objective, Constrained):
+        guides, projections = _wrapped(objective.objective)
+        return guides, [*projections, objective.project]
+    return [], []
