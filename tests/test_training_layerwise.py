@@ -28,9 +28,9 @@ def still(bridge: Bridge, plan: Plan, seed: int, session: Session, /, guide: Gui
     return Fitted(bridge, Table.of([row], HISTORY[:2]), 0.0, plan.steps)
 
 
-def rising(bridge: Bridge, t: Tensor) -> Tensor:
-    """The squared distance of the point from the origin."""
-    return torch.stack([bridge.theta(float(x)).double().pow(2).sum() for x in t])
+def every(bridge: Bridge, t: Tensor) -> Tensor:
+    """A loss that is high on every shortcut: no point is left out."""
+    return torch.full((len(t),), float(bridge.basis.num_points == 2))
 
 
 def level(bridge: Bridge, t: Tensor) -> Tensor:
@@ -79,11 +79,13 @@ def test_every_layer_arrives_with_the_last_tick() -> None:
         assert seed == seed_of(5, "tick", len(asked) - 1)
         return still(bridge, plan, seed, session)
 
-    route = Route(4, flow_order(ends[0], torch.zeros(1, 3)), rising)
+    route = Route(4, flow_order(ends[0], torch.zeros(1, 3)), every)
     found = walk(line(ends), Plan(steps=7), watch, route, seed=5)
     places = [dict(zip(("late", "early"), (one.free[0][0], one.free[0][-1]), strict=True)) for one in asked]
     assert [float(p["early"]) for p in places] == pytest.approx([0.25, 0.5, 0.75])
     assert [float(p["late"]) for p in places] == pytest.approx([0.0, 0.0, 0.5])  # released at tick 2 of 4
+    assert found.bridge.points[:, 0].tolist() == pytest.approx([0, 0, 0, 0.5, 1])
+    assert found.bridge.points[:, -1].tolist() == pytest.approx([0, 0.25, 0.5, 0.75, 1])
     assert found.evaluations == 7
     assert found.history.frame["step"].tolist() == [3, 5, 7]
     assert_same_bits(tensors_of(found.bridge.at(0.0)), tensors_of(ends[0]))
@@ -103,7 +105,7 @@ def test_variances_follow_the_way() -> None:
 
     start = line(ends)
     layers = [[name] for name in start.layout.names]
-    walk(start, Plan(steps=3), noisy, Route(4, layers, rising), seed=0)
+    walk(start, Plan(steps=3), noisy, Route(4, layers, every), seed=0)
     layout = start.layout
     one, two = (layout.unflatten(start.row(k)) for k in range(2))
     for held in points:
@@ -135,7 +137,7 @@ def test_a_tick_is_a_fit_of_the_whole_model() -> None:
         return found
 
     layers = flow_order(ends[0], toy().inputs(torch.arange(1)).double())
-    route = Route(3, layers, rising)
+    route = Route(3, layers, every)
     with untouched(*ends):
         found = walk(start, plan, watch, route, seed=1)
     own = plan.model_copy(update={"steps": 3, "schedule": "constant"})
@@ -148,6 +150,30 @@ def test_a_tick_is_a_fit_of_the_whole_model() -> None:
     assert torch.equal(seen[1], flat)
     for k in range(2):
         assert_same_bits(tensors_of(found.bridge.at(float(k))), tensors_of(small(k)))
+
+
+def test_a_stopped_walk_goes_on(tmp_path) -> None:
+    plan, train = Plan(steps=8, batch_size=8, learning_rate=0.02), trainer(toy())
+    layers = flow_order(small(0), toy().inputs(torch.arange(1)).double())
+    whole = walk(line([small(0), small(1)]), plan, train, Route(5, layers, every), seed=1).bridge
+    calls: list[int] = []
+
+    def stop(bridge: Bridge, plan: Plan, seed: int, session: Session, /, guide: Guide | None = None) -> Fitted:
+        calls.append(seed)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return train(bridge, plan, seed, session)
+
+    session = Session(checkpoint=tmp_path / "checkpoint.pt", every_seconds=0.0)
+    start = line([small(0), small(1)])
+    with pytest.raises(KeyboardInterrupt):
+        walk(start, plan, stop, Route(5, layers, every), seed=1, session=session)
+    assert len(list(tmp_path.glob("checkpoint-tick-*.pt"))) == 2
+    found = walk(start, plan, stop, Route(5, layers, every), seed=1, session=session).bridge
+    assert torch.equal(found.points, whole.points)
+    assert found.basis.num_points == 6
+    other = walk(start, plan, train, Route(5, layers[::-1], every), seed=1).bridge
+    assert not torch.equal(found.points, other.points)
 
 
 def corner(bridge: Bridge, t: Tensor) -> Tensor:
