@@ -193,6 +193,14 @@ def test_a_surface_takes_four_suspects_or_tunes_copies(tune: Plan | None, count:
         remedy((suspects() * 3)[:count], trusted(), seed=0, session=Session())
 
 
+@pytest.mark.parametrize("geometry", ["star", "neb", "llpf:5"])
+def test_a_path_is_a_curve(geometry: str) -> None:
+    with pytest.raises(
+        InputError, match=rf"`geometry` should name a curve or surface whose points .* at once\. Found {geometry}\."
+    ):
+        PathRepair(PLAN, geometry=geometry)(suspects(), trusted(), seed=0, session=Session())
+
+
 def test_trusted_images_have_one_role_each() -> None:
     held = trusted()
     overlapping = held.validation.take(torch.arange(3))
