@@ -5,7 +5,7 @@ from math import inf, nan
 import pytest
 
 from isthmus._check import InputError
-from isthmus.barrier import barriers
+from isthmus.barrier import barriers, surface_barriers
 from isthmus.table import Better, Cell, Column, Table
 
 GRID = [i / 20 for i in range(21)]
@@ -135,3 +135,65 @@ def test_unknown_columns_and_impossible_speeds_are_refused() -> None:
         InputError, match=r"`speed` should be at least 0 and not 0 everywhere\. Found \[0\.0, -1\.0, 0\.0\]"
     ):
         barriers(table([1.0, 2.0, 1.0], t=[0.0, 0.5, 1.0], speed=[0.0, -1.0, 0.0]))
+
+
+def surface_of(rows, unit="nat"):
+    columns = [Column("u"), Column("v"), Column("test_loss", unit, "lower")]
+    return Table.of([dict(zip(("u", "v", "test_loss"), row, strict=True)) for row in rows], columns)
+
+
+SQUARE = [(0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0)]
+ROWS = [(0.0, 0.0, 1.0), (0.0, 1.0, 2.0), (1.0, 0.0, 3.0), (1.0, 1.0, 8.0), (0.5, 0.5, 4.5), (0.5, 0.0, 2.25)]
+
+
+def test_surface_barriers_against_numbers_on_paper():
+    found = surface_barriers(surface_of(ROWS), SQUARE)
+    assert {name: held.value for name, held in found.items()} == {
+        "git_re_basin": 8 - 3.5,
+        "entezari": 1.0,  # at the middle 4.5 against 14 / 4
+        "garipov_max": 8.0,
+        "garipov_min": 1.0,
+        "garipov_mean": 20.75 / 6,
+        "draxler_max": 8.0,
+        "draxler_rise": 0.0,
+    }
+    assert found["entezari"].u == (0.5, 0.5)
+    assert found["garipov_mean"].u is None
+    assert found["entezari"].t is None
+    assert found["draxler_rise"].definition == "highest loss minus that of the worst corner"
+    three = [row for row in ROWS if row[:2] != (1.0, 1.0)]
+    flat = surface_barriers(surface_of(three), SQUARE[:3])
+    assert flat["entezari"].value == 4.5 - (1 + (3 - 1) / 2 + (2 - 1) / 2)
+    assert set(surface_barriers(surface_of(ROWS, "%"), SQUARE)) >= {"frankle"}
+
+
+def test_a_surface_with_one_edge_has_the_barriers_of_that_path():
+    t = [i / 4 for i in range(5)]
+    z = [0.3, 1.0, 0.7, 0.2, 0.5]
+    path = Table.of(
+        [{"t": a, "test_loss": b} for a, b in zip(t, z, strict=True)],
+        [Column("t"), Column("test_loss", "nat", "lower")],
+    )
+    wide = surface_of([(u, a, b) for u in (0.0, 1.0) for a, b in zip(t, z, strict=True)])
+    ours, theirs = surface_barriers(wide, SQUARE), barriers(path)
+    assert {name: held.value for name, held in ours.items()} == pytest.approx(
+        {name: held.value for name, held in theirs.items()}
+    )
+
+
+@pytest.mark.parametrize(
+    ("rows", "corners", "text"),
+    [
+        (ROWS, SQUARE[:2], r"`corners` should be those of the unit square, or \(0, 0\), \(1, 0\) and \(0, 1\). Found"),
+        (ROWS[1:], SQUARE, r"`table` should have a row for each corner. Found none at \(u, v\) = \(0.0, 0.0\)"),
+        (
+            [*ROWS, (0.25, 0.0, nan)],
+            SQUARE,
+            r"`test_loss` should have a value at every point. Found NaN at \(u, v\) = \(0.25, 0.0\)",
+        ),
+        ([(0.0, 0.0, inf), *ROWS[1:]], SQUARE, r"`test_loss` should be finite at the corners. Found \[inf"),
+    ],
+)
+def test_bad_surfaces_are_refused(rows, corners, text):
+    with pytest.raises(InputError, match=text):
+        surface_barriers(surface_of(rows), corners)

@@ -20,9 +20,8 @@ from isthmus.losses import cross_entropy
 from isthmus.models import load_model
 from isthmus.randomness import stream
 from isthmus.recipes import ensemble_bench, ensemble_members
-from isthmus.recipes.ensemble_members import EnsembleRecipe, chosen_on
 from isthmus.recipes.ensemble_points import points_of
-from isthmus.recipes.reserve import reserve
+from isthmus.recipes.reserve import chosen_on, reserve
 from isthmus.settle import Recalibrate, running_layers
 from isthmus.soup import uniform_soup
 from isthmus.store import Card, save_bridge, save_model
@@ -216,14 +215,13 @@ def test_a_plane_has_no_border():
 
 def test_validation_images_are_those_that_no_training_saw():
     splits = load_data("digits")
-    recipe = EnsembleRecipe(models=("x",), validation=40, hold_out=100)
-    validation, rest = chosen_on(recipe, splits)
+    validation, rest = chosen_on(splits, 40, 100)
     first, others = reserve(splits, 60)
     assert len(validation) == 40
     assert not torch.isin(validation.index, first.index).any()  # what `connect --clean 60` trains on
     assert not torch.isin(validation.index, rest.index).any()
     assert torch.isin(validation.index, others.index).all()
-    whole, _ = chosen_on(recipe.model_copy(update={"validation": 100}), splits)
+    whole, _ = chosen_on(splits, 100, 100)
     assert torch.equal(whole.index, reserve(splits, 100)[0].index)
 
 

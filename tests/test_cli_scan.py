@@ -65,7 +65,41 @@ def test_surfaces_have_grids(capsys, tmp_path):
     done = call(capsys, "scan", tmp_path / "bridge.safetensors", "--grid", "2x3", "--n", "50", "--json")
     assert [(row["u"], row["v"]) for row in done.json["rows"]] == [(u, v) for u in (0.0, 1.0) for v in (0.0, 0.5, 1.0)]
     assert {column["n"] for column in done.json["columns"] if column["name"] == "test_loss"} == {50}
-    assert done.json["barriers"] == {}
+    losses = {(row["u"], row["v"]): row["test_loss"] for row in done.json["rows"]}
+    corners = [losses[u, v] for u in (0.0, 1.0) for v in (0.0, 1.0)]
+    found = done.json["barriers"]["test_loss"]["git_re_basin"]
+    assert found["value"] == pytest.approx(max(losses.values()) - sum(corners) / 4)
+    assert tuple(found["u"]) == max(losses, key=lambda at: losses[at])
+    assert [corner["at"] for corner in done.json["meta"]["corners"]] == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    assert done.json["meta"]["basis"]["basis"] == "product"
+
+
+def test_a_simplex_is_measured_inside_only(capsys, tmp_path):
+    bridge_at(tmp_path, "simplex", 3)
+    done = call(capsys, "scan", tmp_path, "--grid", "3x3", "--n", "50", "--json")
+    places = [(row["u"], row["v"]) for row in done.json["rows"]]
+    assert places == [(0.0, 0.0), (0.0, 0.5), (0.0, 1.0), (0.5, 0.0), (0.5, 0.5), (1.0, 0.0)]
+    assert done.json["meta"]["basis"] == {"basis": "barycentric", "points": 3}
+    assert set(done.json["barriers"]["test_loss"]) >= {"git_re_basin", "entezari"}
+
+
+def test_a_point_is_chosen_on_validation_images(capsys, tmp_path):
+    bridge_at(tmp_path, "surface:2x2", 4)
+    words = ("scan", tmp_path, "--grid", "3x3", "--n", "50", "--validation", "60")
+    done = call(capsys, *words, "--json")
+    rows = done.json["rows"]
+    best = min(rows, key=lambda row: (row["validation_error"], row["validation_loss"]))
+    chosen = done.json["meta"]["chosen"]
+    assert chosen["u"] == [best["u"], best["v"]]
+    assert chosen["candidates"] == 9
+    assert {column["n"] for column in done.json["columns"] if column["name"] == "validation_error"} == {60}
+    assert "highest accuracy on 60 validation images" in chosen["rule"]
+    assert "Chosen: (u, v) = (" in call(capsys, *words).out
+    held = call(capsys, *words, "--hold-out", "100", "--json").json["rows"]
+    assert [row["validation_loss"] for row in held] != [row["validation_loss"] for row in rows]
+    assert [row["test_loss"] for row in held] == [row["test_loss"] for row in rows]
+    alone = call(capsys, "scan", tmp_path, "--grid", "3x3", "--hold-out", "100")
+    assert "`hold_out` should come with validation, how many of them choose. Found 100." in alone.err
 
 
 def test_batchnorm_statistics_are_recomputed_on_training_images(capsys, tmp_path):

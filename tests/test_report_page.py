@@ -14,7 +14,6 @@ from isthmus.report.blocks import resource
 from isthmus.report.card import card, escape, markdown_table, summary_card
 from isthmus.report.dots import comparison_figure
 from isthmus.report.figures import label, labels, path_figure
-from isthmus.report.heat import surface_figures
 from isthmus.report.html import compact, cost_rows, page
 from isthmus.report.summary_page import summary_page
 from page_reader import own, read
@@ -187,16 +186,18 @@ def test_points_not_measured_are_left_out() -> None:
     assert line["x"] == example.T[1:]
 
 
-def test_surface_is_a_heat_map() -> None:
-    maps = surface_figures(surface_document())
-    assert [title for title, _ in maps] == ["Error, test (%)", "Attack success (%)"]
-    heat, ring = maps[1][1]["data"]
-    assert (heat["x"], heat["y"]) == ([0, 0.25, 0.5, 0.75, 1], [0, 0.25, 0.5, 0.75, 1])
+def test_surface_is_drawn_as_maps() -> None:
+    whole = page(surface_document())
+    code, reader = own(whole), read(whole)
+    assert {"Error, test", "Attack success"} <= set(reader.text)
+    drawn = [json.loads(data) for data in re.findall(r'id="plot-\d+-data">(.*?)</script>', code)]
+    error, attack = (figure["data"] for figure in drawn if figure["data"][0]["type"] == "contour")
+    assert (attack[0]["x"], attack[0]["y"]) == ([0, 0.25, 0.5, 0.75, 1], [0, 0.25, 0.5, 0.75, 1])
     row = next(row for row in example.surface().rows if (row["u"], row["v"]) == (0.25, 0.0))
-    assert heat["z"][0][1] == row["attack_success"]
-    assert (ring["x"], ring["y"]) == ([0.5], [0.25])
+    assert attack[0]["z"][0][1] == row["attack_success"]
+    assert error[0]["z"][0][1] == row["test_error"]
+    assert (attack[-1]["x"], attack[-1]["y"]) == ([0.5], [0.25])  # the chosen point
     assert path_figure(surface_document()) is None
-    assert surface_figures(document()) == []
 
 
 def test_comparison_figure_has_bounds() -> None:

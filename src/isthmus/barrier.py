@@ -1,5 +1,6 @@
-"""Barriers of a scanned path under the definitions in circulation, each by its name: they are not interchangeable."""
+"""Barriers of a scanned path or surface under the definitions in circulation, each by its name: they are not interchangeable."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite, isnan
 
@@ -7,14 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isthmus._check import require
-from isthmus.table import Table
+from isthmus.table import Column, Table
 
 Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Barrier:
-    """A `value` in `unit`, the coordinate `t` at which it is reached (None for an average), what it is, and whose."""
+    """A `value` in `unit`, the coordinate `t`, on a surface `u`, at which it is reached (None for an average), what it is, and whose."""
 
     name: str
     value: float
@@ -22,8 +23,18 @@ class Barrier:
     unit: str
     definition: str
     citation: str
+    u: tuple[float, float] | None = None
 
 
+SQUARE = {(0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0)}
+TRIANGLE = {(0.0, 0.0), (1.0, 0.0), (0.0, 1.0)}
+PATH = {"ends": "ends", "flat": "the straight line between its ends", "whole": "path", "worse": "worse end"}
+SURFACE = {
+    "ends": "corners",
+    "flat": "the interpolation between those of the corners",
+    "whole": "surface",
+    "worse": "worst corner",
+}
 _FRANKLE = "Frankle, Dziugaite, Roy, Carbin 2020, Linear Mode Connectivity and the Lottery Ticket Hypothesis"
 _ENTEZARI = "Entezari, Sedghi, Saukh, Neyshabur 2022, Permutation Invariance in Linear Mode Connectivity, eq. 1"
 _REBASIN = "Ainsworth, Hayase, Srinivasa 2023, Git Re-Basin"
@@ -45,36 +56,101 @@ def barriers(table: Table, *, value: str = "test_loss", at: str = "t") -> dict[s
     t = 1. Raises InputError where they are not scanned, where no point lies between, for repeated t, for NaN or a value that is not
     finite at an end, and for a column of which more is better.
     """
+    column = _falling(table, value)
+    t, v, order = _sorted(table, value, at)
+    places = [{"t": float(place)} for place in t]
+    line = (1 - t) * v[0] + t * v[-1]
+    mean = None
+    if "speed" in table.names:
+        mean = _weighted(t, v, np.asarray(table.frame["speed"], dtype=np.float64)[order])
+    return _named(_Values(column.unit, v, line, v[[0, -1]], places, PATH, mean))
+
+
+def surface_barriers(
+    table: Table, corners: Sequence[tuple[float, float]], *, value: str = "test_loss"
+) -> dict[str, Barrier]:
+    """Return name -> barrier of column `value` over a surface with coordinates u and v, from the scanned points alone.
+
+    The definitions of :func:`barriers` with corners instead of ends: the mean or the worst of them, and for entezari their bilinear
+    interpolation, over three corners (0, 0), (1, 0), (0, 1) their linear one. corners: coordinates of the given models, four in any order
+    at the corners of the unit square or those three. Raises InputError for other corners, for a corner that was not scanned, for NaN or
+    a value that is not finite at a corner, and for a column of which more is better.
+
+    >>> rows = [{"u": u, "v": v, "test_loss": 1.0 + 2 * u * (1 - u)} for u in (0.0, 0.5, 1.0) for v in (0.0, 1.0)]
+    >>> table = Table.of(rows, [Column("u"), Column("v"), Column("test_loss", "nat", "lower")])
+    >>> found = surface_barriers(table, [(0, 0), (0, 1), (1, 0), (1, 1)])
+    >>> found["git_re_basin"].value, found["entezari"].value, found["entezari"].u
+    (0.5, 0.5, (0.5, 0.0))
+    """
+    column = _falling(table, value)
+    held = {(float(u), float(v)) for u, v in corners}
+    known = len(corners) == len(held) and held in (SQUARE, TRIANGLE)
+    require(known, "corners", "be those of the unit square, or (0, 0), (1, 0) and (0, 1)", sorted(held))
+    u, v, z = (np.asarray(table.frame[name], dtype=np.float64) for name in ("u", "v", value))
+    points = list(zip(u.tolist(), v.tolist(), strict=True))
+    lost = next((corner for corner in sorted(held) if corner not in points), None)
+    require(lost is None, "table", "have a row for each corner", f"none at (u, v) = {lost}")
+    missing = next((point for point, number in zip(points, z, strict=True) if isnan(number)), None)
+    require(missing is None, value, "have a value at every point", f"NaN at (u, v) = {missing}")
+    ends = {corner: float(z[points.index(corner)]) for corner in sorted(held)}
+    require(all(map(isfinite, ends.values())), value, "be finite at the corners", list(ends.values()))
+    flat = (1 - u - v) * ends[0, 0] + u * ends[1, 0] + v * ends[0, 1]
+    if held == SQUARE:
+        flat = (1 - u) * ((1 - v) * ends[0, 0] + v * ends[0, 1]) + u * ((1 - v) * ends[1, 0] + v * ends[1, 1])
+    places = [{"u": point} for point in points]
+    return _named(_Values(column.unit, z, flat, np.array(list(ends.values())), places, SURFACE, None))
+
+
+def _falling(table: Table, value: str) -> Column:
     column = table.column(value)
     require(column.better != "higher", "value", "be a loss or an error, of which less is better", value)
-    t, v, order = _sorted(table, value, at)
-    line = (1 - t) * v[0] + t * v[-1]
+    return column
+
+
+@dataclass(frozen=True)
+class _Values:
+    """What definitions are made of: values and those of the flat interpolation at every point, those of the given models, and words."""
+
+    unit: str
+    v: Values
+    flat: Values
+    given: Values
+    places: Sequence[Mapping[str, float | tuple[float, float]]]
+    words: Mapping[str, str]
+    weighted: float | None
+
+
+def _named(held: _Values) -> dict[str, Barrier]:
+    v, kind = held.v, "error" if held.unit == "%" else "loss"
     top = int(v.argmax())
-    rise = v - line
-    peak = float(v[top])
-    ends = float(v[0] + v[-1]) / 2
-    kind = "error" if column.unit == "%" else "loss"
+    rise, peak, mean = v - held.flat, float(v[top]), float(held.given.mean())
     found: list[Barrier] = []
 
     def add(name: str, amount: float, where: int | None, definition: str, citation: str) -> None:
-        place = None if where is None else float(t[where])
-        found.append(Barrier(name, float(amount), place, column.unit, definition, citation))
+        place = {} if where is None else held.places[where]
+        words = definition.format(kind=kind, **held.words)
+        found.append(Barrier(name, float(amount), place.get("t"), held.unit, words, citation, place.get("u")))  # type: ignore[arg-type]
 
     if kind == "error":
-        add("frankle", peak - ends, top, "highest error minus the mean error of the ends; 'stable' below 2 %", _FRANKLE)
+        add(
+            "frankle",
+            peak - mean,
+            top,
+            "highest error minus the mean error of the {ends}; 'stable' below 2 %",
+            _FRANKLE,
+        )
     else:
-        add("git_re_basin", peak - ends, top, "highest loss minus the mean loss of the ends", _REBASIN)
+        add("git_re_basin", peak - mean, top, "highest loss minus the mean loss of the {ends}", _REBASIN)
     steepest = int(rise.argmax())
-    above = f"highest rise of the {kind} above the straight line between its ends"
-    add("entezari", rise[steepest], steepest, above, _ENTEZARI)
-    add("garipov_max", peak, top, f"highest {kind} of the scanned points", _GARIPOV)
-    add("garipov_min", v.min(), int(v.argmin()), f"lowest {kind} of the scanned points", _GARIPOV)
-    add("garipov_mean", v.mean(), None, f"mean {kind} of the scanned points", _GARIPOV)
-    if "speed" in table.names:
-        integral = _weighted(t, v, np.asarray(table.frame["speed"], dtype=np.float64)[order])
-        add("garipov_int", integral, None, f"mean {kind} weighted by the length of the path", _GARIPOV)
-    add("draxler_max", peak, top, f"highest {kind} on the path", _DRAXLER)
-    add("draxler_rise", peak - float(max(v[0], v[-1])), top, f"highest {kind} minus that of the worse end", _DRAXLER)
+    add("entezari", rise[steepest], steepest, "highest rise of the {kind} above {flat}", _ENTEZARI)
+    add("garipov_max", peak, top, "highest {kind} of the scanned points", _GARIPOV)
+    add("garipov_min", v.min(), int(v.argmin()), "lowest {kind} of the scanned points", _GARIPOV)
+    add("garipov_mean", v.mean(), None, "mean {kind} of the scanned points", _GARIPOV)
+    if held.weighted is not None:
+        add("garipov_int", held.weighted, None, "mean {kind} weighted by the length of the path", _GARIPOV)
+    add("draxler_max", peak, top, "highest {kind} on the {whole}", _DRAXLER)
+    worst = float(held.given.max())
+    add("draxler_rise", peak - worst, top, "highest {kind} minus that of the {worse}", _DRAXLER)
     return {barrier.name: barrier for barrier in found}
 
 

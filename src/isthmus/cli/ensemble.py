@@ -1,7 +1,6 @@
 """`isthmus ensemble`."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -103,6 +102,7 @@ def ensemble(  # noqa: PLR0913  one parameter for each option
     from isthmus.cli.progress import Progress
     from isthmus.cli.session import threads as using_threads
     from isthmus.recipes.ensemble import EnsembleRecipe, run_ensemble
+    from isthmus.report.ensemble import ensemble_sentences, warned
     from isthmus.runs import Run
 
     for given, name, what in ((resume, "resume", "the folder to continue in"), (save, "save", "where the soups go")):
@@ -132,7 +132,9 @@ def ensemble(  # noqa: PLR0913  one parameter for each option
     if json:
         print_json(result.to_json())
         return 0
-    print_lines([*_shown(result.table).to_markdown().splitlines(), *lines_of(result.table)])
+    print_lines(
+        [*_shown(result.table).to_markdown().splitlines(), *ensemble_sentences(result.table), *warned(result.table)]
+    )
     return 0
 
 
@@ -142,19 +144,3 @@ def _shown(table: "Table") -> "Table":
 
     names = [name for name in SHOWN if name in table.names]
     return Table(table.frame[names], tuple(table.column(name) for name in names), {})
-
-
-def lines_of(table: "Table") -> list[str]:
-    """Return the sentences about a comparison: what was chosen, the regret, the paired tests, the warnings."""
-    meta = cast(Mapping[str, Any], table.meta)
-    regret, greedy = 100 * float(meta["regret"]), [one["name"] for one in meta["greedy"] if one["kept"]]
-    lines = [
-        f"chosen on {meta['validation']['n']:,} validation images: {meta['chosen']['name']}; on the test images "
-        f"{meta['hindsight']['name']} is best, which is known only afterwards: regret {regret:.4g} %",
-        f"greedy soup: {len(greedy)} of {len(meta['greedy'])} members ({'; '.join(greedy)})",
-    ]
-    for row in table.rows():
-        if row["gain"] is not None and row["gain_p"] is not None:
-            gain, p = float(row["gain"]), float(row["gain_p"])
-            lines.append(f"{row['name']} less the chosen: {gain:+.4g} % (McNemar's exact test: p = {p:.3g})")
-    return [*lines, *(f"warning: {note}" for note in meta["notes"])]

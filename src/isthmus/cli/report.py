@@ -17,6 +17,10 @@ isthmus report runs/repaired
 
 isthmus report runs/scan
 
+isthmus report runs/aligned
+
+isthmus report runs/ensemble
+
 isthmus report runs/demo --json
 
 isthmus report runs/landscape-0 runs/landscape-1
@@ -36,7 +40,7 @@ def report(
         list[str] | None,
         typer.Argument(
             metavar="DIR",
-            help="Folder of a repair, a demo, an attack, a curvature, a scan or a landscape; several landscapes stand side by side.",
+            help="Folder of a repair, demo, attack, curvature, scan, alignment, ensemble or landscape; several landscapes side by side.",
         ),
     ] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of report.json.")] = False,
@@ -78,7 +82,11 @@ def report(
         return 0
     # In this order: an attack's folder holds a table.json too.
     kind = next(
-        (kind for kind in (_repair, _demo, _attack, _curvature, _scan) if (place / f"{NAMES[kind]}.json").is_file()),
+        (
+            kind
+            for kind in (_repair, _demo, _attack, _curvature, _align, _ensemble, _scan)
+            if (place / f"{NAMES[kind]}.json").is_file()
+        ),
         _repair,
     )
     shown, lines = kind(place)
@@ -159,13 +167,38 @@ def _landscapes(folders: Sequence[str]) -> Shown:
     return shown, [*lines, f"written: {page}"]
 
 
+def _align(place: "Path") -> Shown:
+    from isthmus.report import write_align
+    from isthmus.report.align import align_sentences, units_sentences
+
+    alignment = write_align(place)
+    lines = [*align_sentences(alignment), *units_sentences(alignment.document)]
+    return alignment.document.model_dump(mode="json"), [*lines, f"written: {place / 'align.html'}"]
+
+
+def _ensemble(place: "Path") -> Shown:
+    from isthmus.report import write_ensemble
+    from isthmus.report.ensemble import ensemble_sentences, warned
+
+    table = write_ensemble(place).table
+    return table.to_json(), [*ensemble_sentences(table), *warned(table), f"written: {place / 'ensemble.html'}"]
+
+
 def _scan(place: "Path") -> Shown:
     from isthmus.report import write_scan
-    from isthmus.report.scan_text import association_sentences, scan_barriers, scan_verdict
+    from isthmus.report.scan_text import association_sentences, chosen_sentences, scan_barriers, scan_verdict
 
     table = write_scan(place)
-    lines = [scan_verdict(table, scan_barriers(table)[0]), *association_sentences(table)]
+    lines = [scan_verdict(table, scan_barriers(table)[0]), *chosen_sentences(table), *association_sentences(table)]
     return table.to_json(), [*lines, f"written: {place / 'scan.html'}"]
 
 
-NAMES = {_repair: "report", _demo: "demo", _attack: "attack", _curvature: "curvature", _scan: "table"}
+NAMES = {
+    _repair: "report",
+    _demo: "demo",
+    _attack: "attack",
+    _curvature: "curvature",
+    _align: "align",
+    _ensemble: "ensemble",
+    _scan: "table",
+}

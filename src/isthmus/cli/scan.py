@@ -6,6 +6,7 @@ import typer
 
 from isthmus.cli import options as o
 
+CHOICE = "What is chosen, and on what"
 ATTACK = "Attack of the probe robust, images of those about curvature"
 EPILOG = """Examples:
 
@@ -18,6 +19,8 @@ isthmus scan runs/ab --probe clean --probe robust --probe input-hessian --eps 8/
 isthmus scan runs/ab --probe sharpness --probe trace --hessian-n 200
 
 isthmus scan runs/abcd --grid 5x5 --probe clean --probe distance
+
+isthmus scan runs/abcd --grid 11x11 --probe clean --probe robust --validation 500 --out runs/surface
 """
 
 
@@ -67,6 +70,24 @@ def scan(  # noqa: PLR0913  one parameter for each option
         ),
     ] = 200,
     settle_n: o.SettleN = 2000,
+    validation: Annotated[
+        int | None,
+        typer.Option(
+            "--validation",
+            min=1,
+            help="Measure on N training images too, those that train --validation keeps apart, and choose the best point on them.",
+            rich_help_panel=CHOICE,
+        ),
+    ] = None,
+    hold_out: Annotated[
+        int | None,
+        typer.Option(
+            "--hold-out",
+            min=1,
+            help="Take them from so many images that train --hold-out set aside.",
+            rich_help_panel=CHOICE,
+        ),
+    ] = None,
     out: o.OptionalOut = None,
     resume: o.Resume = False,
     seed: o.Seed = 0,
@@ -81,6 +102,7 @@ def scan(  # noqa: PLR0913  one parameter for each option
     from isthmus.cli.progress import Progress
     from isthmus.cli.session import threads as using_threads
     from isthmus.recipes.scan import ScanRecipe, run_scan
+    from isthmus.report.scan_text import at, chosen_sentences
     from isthmus.runs import Run
 
     if points is not None and grid is not None:
@@ -105,6 +127,8 @@ def scan(  # noqa: PLR0913  one parameter for each option
         warm=warm_start,
         hessian_n=hessian_n,
         settle_n=settle_n,
+        validation=validation,
+        hold_out=hold_out,
         seed=seed,
     )
     opened = nullcontext() if out is None else Run.open(out, recipe, resume=resume, command=o.command_line())
@@ -116,8 +140,8 @@ def scan(  # noqa: PLR0913  one parameter for each option
     print_lines(result.table.to_markdown().splitlines())
     for column, found in result.barriers.items():
         for name, barrier in found.items():
-            place = "" if barrier.t is None else f" at t = {barrier.t:.3g}"
-            print_lines([f"{column}, {name}: {barrier.value:.4g} {barrier.unit}{place} ({barrier.definition})"])
+            print_lines([f"{column}, {name}: {barrier.value:.4g} {barrier.unit}{at(barrier)} ({barrier.definition})"])
+    print_lines(chosen_sentences(result.table))
     if result.association is not None:
         print_lines([f"robust loss ~ input eigenvalue: {result.association}"])
     return 0

@@ -10,6 +10,7 @@ from isthmus.plots.save import FORMATS, save_figure
 from isthmus.plots.sharpening import barrier_figure, eigenvalue_figure, similarity_figure
 from isthmus.plots.spectrum import SpectrumLine, spectrum_figure
 from isthmus.plots.style import COLUMN, LOOKS, OTHERS, PAGE, SIZE, UNITS, Look
+from isthmus.plots.surface import edges_figure, surface_figure
 
 __all__ = [
     "COLUMN",
@@ -24,6 +25,7 @@ __all__ = [
     "SpectrumLine",
     "barrier_figure",
     "comparison_figure",
+    "edges_figure",
     "eigenvalue_figure",
     "evasion_figure",
     "frontier_figure",
@@ -33,4 +35,5 @@ __all__ = [
     "save_figure",
     "similarity_figure",
     "spectrum_figure",
+    "surface_figure",
 ]

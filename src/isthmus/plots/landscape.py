@@ -77,7 +77,7 @@ def landscape_figure(
         if same and kind != "surface" and j % across:
             columns[j][0].set_ylabel("")
     for group, scale in zip(groups, scales, strict=False):
-        _colour_bar(figure, group, name, (scale, chosen))
+        colour_bar(figure, group, _titled(name, scale, 40), (scale, chosen))
     return figure
 
 
@@ -93,11 +93,11 @@ def _panel(
         place = (down, across, i * across + j + 1)
         if kind == "surface":
             space = figure.add_subplot(*place, projection="3d")
-            _surface(space, *shown, drawn)  # pyright: ignore[reportArgumentType]  of that projection
+            draw_space(space, *shown, drawn)  # pyright: ignore[reportArgumentType]  of that projection
             held.append(space)
         else:
             held.append(figure.add_subplot(*place))
-            _contours(held[-1], *shown, drawn)
+            draw_contours(held[-1], *shown, drawn)
     held[0].set_title(plain(shown[0].title), fontsize=SIZE)
     return held
 
@@ -112,11 +112,13 @@ def _column(panels: Sequence[Landscape], column: str | None) -> str:
     return column
 
 
-def _levels(scale: Scale, log: bool) -> list[float]:
+def levels_of(scale: Scale, log: bool) -> list[float]:
+    """Return the contours of a scale."""
     return scale.log_levels() if log else scale.levels()
 
 
-def _colours(scale: Scale, log: bool) -> tuple[Colormap, Normalize]:
+def colours_of(scale: Scale, log: bool) -> tuple[Colormap, Normalize]:
+    """Return the colours of a scale and how values become them."""
     from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
 
     ends = (scale.floor, scale.high) if log else (scale.low, scale.high)
@@ -129,14 +131,15 @@ def _heights(panel: Landscape, name: str, scale: Scale, log: bool) -> NDArray[np
     return np.maximum(z, scale.floor) if log else z
 
 
-def _contours(axis: Axes, panel: Landscape, name: str, drawn: tuple[Scale, bool]) -> None:
+def draw_contours(axis: Axes, panel: Landscape, name: str, drawn: tuple[Scale, bool]) -> None:
+    """Draw a field over two coordinates with labelled levels and the marked models."""
     scale, log = drawn
-    colours, norm = _colours(scale, log)
-    z, levels = _heights(panel, name, scale, log), _levels(scale, log)
+    colours, norm = colours_of(scale, log)
+    z, levels = _heights(panel, name, scale, log), levels_of(scale, log)
     low, high = (scale.floor, scale.high) if log else (scale.low, scale.high)
     axis.contourf(*panel.grid, z, levels=sorted({low, *levels, high}), cmap=colours, norm=norm, extend="both")
     lines = axis.contour(*panel.grid, z, levels=levels, colors=INK, linewidths=0.4)
-    axis.clabel(lines, fontsize=SIZE - 2.5, fmt=_number, inline_spacing=2)
+    axis.clabel(lines, fontsize=SIZE - 2.5, fmt=shown, inline_spacing=2)
     _mark(axis, panel)
     dress(axis)
     axis.grid(False)
@@ -146,14 +149,15 @@ def _contours(axis: Axes, panel: Landscape, name: str, drawn: tuple[Scale, bool]
         axis.set_aspect("equal")
 
 
-def _number(value: float) -> str:
+def shown(value: float) -> str:
+    """Return a level as it is written."""
     return f"{value:g}"
 
 
 def _words(panel: Landscape, place: int) -> str:
     """Return an axis title in two lines: what it runs along, and the unit."""
     axis = panel.meta.axes[place]
-    return f"{axis.name}, {axis.label}\n({axis.unit})"
+    return f"{axis.name}, {axis.label}\n({axis.unit})" if axis.label else axis.name
 
 
 def _mark(axis: Axes, panel: Landscape) -> None:
@@ -177,10 +181,10 @@ def _mark(axis: Axes, panel: Landscape) -> None:
         axis.plot(*zip(*path, strict=True), ".-", color="#b04a00", markersize=3.5, linewidth=0.9, gid="trajectory")
 
 
-def _surface(axis: Axes3D, panel: Landscape, name: str, drawn: tuple[Scale, bool]) -> None:
+def draw_space(axis: Axes3D, panel: Landscape, name: str, drawn: tuple[Scale, bool]) -> None:
     """Draw a surface; logarithmic heights are exponents with ticks of their own, because the 3-D axes know no such scale."""
     scale, log = drawn
-    colours, norm = _colours(scale, log)
+    colours, norm = colours_of(scale, log)
     z = _heights(panel, name, scale, log)
     a, b = np.meshgrid(*panel.grid)
     height, paint = np.log10(z) if log else z, colours(norm(np.nan_to_num(z, nan=scale.high)))
@@ -189,29 +193,31 @@ def _surface(axis: Axes3D, panel: Landscape, name: str, drawn: tuple[Scale, bool
     )
     low, high = (log10(scale.floor), log10(scale.high)) if log else (scale.low, scale.high)
     axis.set_zlim(low, high)
-    levels = _levels(scale, log)[:: max(1, len(_levels(scale, log)) // 4)]
-    axis.set_zticks([log10(level) for level in levels] if log else levels, labels=[_number(v) for v in levels])  # pyright: ignore[reportCallIssue, reportUnknownMemberType]
+    levels = levels_of(scale, log)[:: max(1, len(levels_of(scale, log)) // 4)]
+    axis.set_zticks([log10(level) for level in levels] if log else levels, labels=[shown(v) for v in levels])  # pyright: ignore[reportCallIssue, reportUnknownMemberType]
     axis.tick_params(labelsize=SIZE - 2.5, pad=-2)
     axis.locator_params(axis="x", nbins=4)
     axis.locator_params(axis="y", nbins=4)
-    axis.set_xlabel("a", fontsize=SIZE - 1, labelpad=-6)
-    axis.set_ylabel("b", fontsize=SIZE - 1, labelpad=-6)
+    across, up = (one.name for one in panel.meta.axes)
+    axis.set_xlabel(across, fontsize=SIZE - 1, labelpad=-6)
+    axis.set_ylabel(up, fontsize=SIZE - 1, labelpad=-6)
     axis.set_zlabel(scale.unit, fontsize=SIZE - 1, labelpad=-8)
     axis.view_init(35, 45)
 
 
-def _colour_bar(figure: Figure, axes: Sequence[Axes], name: str, drawn: tuple[Scale, bool]) -> None:
+def colour_bar(figure: Figure, axes: Sequence[Axes], title: str, drawn: tuple[Scale, bool]) -> None:
+    """Draw the colours of a scale beside axes, its levels as ticks."""
     from matplotlib.cm import ScalarMappable
 
     scale, log = drawn
-    colours, norm = _colours(scale, log)
+    colours, norm = colours_of(scale, log)
     bar = figure.colorbar(ScalarMappable(norm, colours), ax=list(axes), shrink=0.85, aspect=25, pad=0.02)
-    levels = _levels(scale, log)
+    levels = levels_of(scale, log)
     bar.set_ticks(levels, labels=[f"{level:g}" for level in levels])
     bar.ax.minorticks_off()
     bar.ax.tick_params(labelsize=SIZE - 1.5, width=0.6, length=2.5)
     bar.outline.set_linewidth(0.6)  # pyright: ignore[reportCallIssue, reportUnknownMemberType, reportAttributeAccessIssue]
-    bar.set_label(_titled(name, scale, 40), fontsize=SIZE - 0.5)
+    bar.set_label(title, fontsize=SIZE - 0.5)
 
 
 def _titled(name: str, scale: Scale, length: int) -> str:

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from isthmus._check import InputError, require
 from isthmus.attacks.threat import Norm, Threat
 from isthmus.curvature.memory import free_memory, in_words, saved_bytes
-from isthmus.data import Samples, Splits, load_data, split_roles
+from isthmus.data import Samples, load_data
 from isthmus.evaluate import evaluating
 from isthmus.files import digest, sha256
 from isthmus.geometry.bridge import Bridge
 from isthmus.layout import placement
 from isthmus.randomness import stream
 from isthmus.recipes.ensemble_points import count_of, points_of
-from isthmus.recipes.reserve import reserve
+from isthmus.recipes.reserve import chosen_on
 from isthmus.recipes.scan import bridge_file
 from isthmus.recipes.task import Task, data_for, task_for
 from isthmus.runs import Run
@@ -109,7 +109,7 @@ def case_of(recipe: EnsembleRecipe, run: Run | None) -> Case:
     spec = data_for(recipe.data, paths, card)
     splits = load_data(spec, size=recipe.size)
     task = task_for(splits, arch=recipe.arch, width=recipe.width, files=paths, card=card)
-    validation, train = chosen_on(recipe, splits)
+    validation, train = chosen_on(splits, recipe.validation, recipe.hold_out)
     test = splits.test
     if recipe.n is not None and recipe.n < len(test):
         test = test.subset(recipe.n, generator=stream(recipe.seed, "test"))
@@ -129,29 +129,6 @@ def case_of(recipe: EnsembleRecipe, run: Run | None) -> Case:
         if run is not None:
             run.read(bridge, sha256(bridge))
     return Case(members, task, test, validation, spec, notes)
-
-
-def chosen_on(recipe: EnsembleRecipe, splits: Splits) -> tuple[Samples, Samples]:
-    """Return the validation images and the training images that statistics are recomputed on, disjoint.
-
-    With `hold_out`: the last `validation` of the reserved images, which `isthmus connect --clean` with fewer of them has not seen.
-    """
-    n, held = recipe.validation, recipe.hold_out
-    if held is None:
-        classes = len(torch.unique(splits.train.y))
-        most = len(splits.train) - classes
-        requirement = f"be between {classes} and {most:,} of the images of {splits.train.name}"
-        require(classes <= n <= most, "validation", requirement, n)
-        parts = split_roles(splits.train, {"validation": n, "train": None}, seed=0, avoid=splits.test)
-        return parts["validation"], parts["train"]
-    whole, rest = reserve(splits, held)
-    classes = len(torch.unique(whole.y))
-    fits = n == held or n <= held - classes
-    require(fits, "validation", f"be {held}, all that is held out, or at most {held - classes} of them", n)
-    if n == held:
-        return whole, rest
-    first = reserve(splits, held - n)[0]
-    return whole.take(~torch.isin(whole.index, first.index)), rest
 
 
 def _bridge_path(recipe: EnsembleRecipe) -> str | None:

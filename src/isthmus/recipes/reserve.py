@@ -28,6 +28,29 @@ def reserve(splits: Splits, n: int, *, seed: int = 0) -> tuple[Samples, Samples]
     return usable.take(taken), usable.take(~taken)
 
 
+def chosen_on(splits: Splits, n: int, held: int | None) -> tuple[Samples, Samples]:
+    """Return `n` validation images and the training images that statistics are recomputed on, disjoint.
+
+    Without `held` those that `isthmus train --validation` keeps apart; with it the last `n` of so many reserved images, which
+    `isthmus connect --clean` with fewer of them has not seen. Raises InputError where there are not so many.
+    """
+    if held is None:
+        classes = len(torch.unique(splits.train.y))
+        most = len(splits.train) - classes
+        requirement = f"be between {classes} and {most:,} of the images of {splits.train.name}"
+        require(classes <= n <= most, "validation", requirement, n)
+        parts = split_roles(splits.train, {"validation": n, "train": None}, seed=0, avoid=splits.test)
+        return parts["validation"], parts["train"]
+    whole, rest = reserve(splits, held)
+    classes = len(torch.unique(whole.y))
+    fits = n == held or n <= held - classes
+    require(fits, "validation", f"be {held}, all that is held out, or at most {held - classes} of them", n)
+    if n == held:
+        return whole, rest
+    first = reserve(splits, held - n)[0]
+    return whole.take(~torch.isin(whole.index, first.index)), rest
+
+
 def _order(labels: Tensor, seed: int) -> Tensor:
     """Return all positions, nearest to the front of its class first; ties by class."""
     places = torch.empty(len(labels), dtype=torch.float64)

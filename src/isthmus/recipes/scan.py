@@ -1,6 +1,8 @@
 """`scan`: what probes measure at the points of a saved bridge."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from math import inf
 from pathlib import Path
 from time import perf_counter
 
@@ -12,20 +14,22 @@ from isthmus._check import InputError, require, unknown
 from isthmus.association import Association, associate_columns
 from isthmus.attacks.pgd import PGD
 from isthmus.attacks.threat import Norm, Threat
-from isthmus.barrier import Barrier, barriers
+from isthmus.barrier import SQUARE, TRIANGLE, Barrier, barriers, surface_barriers
 from isthmus.data import Samples, Splits, load_data
 from isthmus.files import atomic, sha256
 from isthmus.geometry import gram
 from isthmus.geometry.bridge import Bridge
+from isthmus.geometry.text import describe
 from isthmus.probes import Backdoor, Clean, Distance, InputHessian, Probe, Robust, Sharpness, Trace
 from isthmus.randomness import stream
 from isthmus.recipes.keeper import Keeper
+from isthmus.recipes.reserve import chosen_on
 from isthmus.recipes.task import data_for, task_for
 from isthmus.runs import Run
 from isthmus.scan import Watch, coordinate_names, grid, scan
 from isthmus.settle import Recalibrate, running_layers
 from isthmus.store import load_bridge, read_header
-from isthmus.table import Column, Table
+from isthmus.table import Cell, Column, Table
 from isthmus.tampering import parse_target, parse_trigger
 from isthmus.training.adversary import Radius
 from isthmus.training.session import Monitor
@@ -50,7 +54,9 @@ class ScanRecipe(BaseModel):
     bridge: a bridge file, or a folder with a `bridge.safetensors`. grid: `31` points on a curve, `5x5` on a surface. n: at most so
     many test images, a stratified choice; None for all. settle_n: at most so many training images on which BatchNorm statistics
     are recomputed at every point. test_trigger and target only measure. norm, eps, attack_steps, attack_step (in radii), restarts, warm:
-    of the probe `robust`. hessian_n: of the images, so many for `input-hessian`, `sharpness` and `trace`.
+    of the probe `robust`. hessian_n: of the images, so many for `input-hessian`, `sharpness` and `trace`. validation: so many training
+    images on which every point is measured too and one is chosen, those that `isthmus train --validation` keeps apart; with hold_out
+    from so many that `isthmus train --hold-out` set aside; None for no choice.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -73,12 +79,14 @@ class ScanRecipe(BaseModel):
     warm: bool = False
     hessian_n: int = Field(default=200, ge=1)
     settle_n: int = Field(default=2000, ge=2)
+    validation: int | None = Field(default=None, ge=1)
+    hold_out: int | None = Field(default=None, ge=1)
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Scanned:
-    """A scanned bridge: its table and, for a curve with both ends, the barriers of each measured loss and error.
+    """A scanned bridge: its table and, for a curve or surface, the barriers of each measured loss and error.
 
     association: of the robust loss with the largest input eigenvalue along a curve, where both were measured.
     """
@@ -114,23 +122,27 @@ def run_scan(recipe: ScanRecipe, run: Run | None = None, *, monitor: Monitor | N
     task = task_for(splits, arch=recipe.arch, width=recipe.width, files=(path,), card=header.card)
     bridge = load_bridge(path, task.build())
     points = grid(bridge.basis, recipe.grid)
-    probes = make_probes(recipe, bridge, splits)
+    validation, train = _roles(recipe, splits)
+    probes = [*make_probes(recipe, bridge, splits), *([] if validation is None else [Clean(validation, "validation")])]
     if run is not None:
         run.read(path, sha256(path))
     columns = [Column(name) for name in coordinate_names(bridge.basis.dim)] + [c for p in probes for c in p.columns]
-    keeper = Keeper(run, len(points), columns, monitor, TABLE, EVERY_SECONDS)
+    place = {"bridge": str(path), **where(bridge)}
+    keeper = Keeper(run, len(points), columns, monitor, TABLE, EVERY_SECONDS, meta=place)
     began = perf_counter()
     table = scan(
         bridge,
         points,
         probes,
-        settle=_settle(recipe, bridge, splits.train),
+        settle=_settle(recipe, bridge, train),
         seed=recipe.seed,
         watch=Watch(keeper, keeper.done()),
     )
-    meta = {**table.meta, "bridge": str(path), "data": splits.name, "seconds": perf_counter() - began}
+    meta = {**table.meta, **place, "data": splits.name, "seconds": perf_counter() - began}
+    if validation is not None:
+        meta["chosen"] = chosen(table, coordinate_names(bridge.basis.dim))
     table = _with_speed(Table(table.frame, table.columns, meta), bridge)
-    found = _barriers(table)
+    found = _barriers(table, bridge)
     related = _association(table)
     if run is None:
         return Scanned(table, found, association=related)
@@ -139,6 +151,30 @@ def run_scan(recipe: ScanRecipe, run: Run | None = None, *, monitor: Monitor | N
         "csv": str(run.save("table.csv", lambda place: _write_csv(table, place))),
     }
     return Scanned(table, found, files, related)
+
+
+def where(bridge: Bridge) -> dict[str, object]:
+    """Return the basis and, by the names of their files, the corners of a bridge as JSON values: what a picture of a scan needs."""
+    corners = bridge.basis.corners
+    names = bridge.names if len(bridge.names) == len(corners) else [f"model {i}" for i in range(len(corners))]
+    held = [{"name": name, "at": list(u)} for name, (u, _) in zip(names, corners, strict=True)]
+    return {"basis": describe(bridge.basis), "corners": held}
+
+
+def chosen(table: Table, names: Sequence[str]) -> dict[str, object]:
+    """Return where the point of highest validation accuracy is, among equals that of lowest validation loss, among equals the first.
+
+    As JSON values: its coordinates `u`, those of the columns `names`, the `rule` and the number of `candidates`; NaN loses to every number.
+    """
+
+    def rank(row: Mapping[str, Cell]) -> tuple[float, float]:
+        error, loss = row["validation_error"], row["validation_loss"]
+        return tuple(inf if value is None else float(value) for value in (error, loss))  # type: ignore[return-value]
+
+    best = min(table.rows(), key=rank)
+    n = table.column("validation_error").n
+    rule = f"highest accuracy on {n:,} validation images, among equals the lowest loss there"
+    return {"u": [best[name] for name in names], "rule": rule, "candidates": len(table)}
 
 
 def bridge_file(path: str) -> Path:
@@ -187,6 +223,14 @@ def make_probes(recipe: ScanRecipe, bridge: Bridge, splits: Splits) -> list[Prob
     return probes
 
 
+def _roles(recipe: ScanRecipe, splits: Splits) -> tuple[Samples | None, Samples]:
+    """Return the validation images, if any, and the training images that statistics are recomputed on."""
+    if recipe.validation is not None:
+        return chosen_on(splits, recipe.validation, recipe.hold_out)
+    require(recipe.hold_out is None, "hold_out", "come with validation, how many of them choose", recipe.hold_out)
+    return None, splits.train
+
+
 def _settle(recipe: ScanRecipe, bridge: Bridge, train: Samples) -> Recalibrate | None:
     if not running_layers(bridge.template):
         return None
@@ -206,11 +250,16 @@ def _with_speed(table: Table, bridge: Bridge) -> Table:
     return Table(frame, (*table.columns, column), table.meta)
 
 
-def _barriers(table: Table) -> dict[str, dict[str, Barrier]]:
-    """Return the barriers of the test loss and error, where the scan is of a curve and has both ends and a point between."""
-    if "t" not in table.names or len(table) < 3:
+def _barriers(table: Table, bridge: Bridge) -> dict[str, dict[str, Barrier]]:
+    """Return the barriers of each loss and error, of a curve with both ends and a point between, or of a surface with its corners."""
+    names = [name for name in MEASURES if name in table.names]
+    if bridge.basis.dim == 1 and len(table) >= 3:
+        return {name: barriers(table, value=name) for name in names}
+    corners = [(u[0], u[1]) for u, _ in bridge.basis.corners] if bridge.basis.dim == 2 else []
+    if set(corners) not in (SQUARE, TRIANGLE):
         return {}
-    return {name: barriers(table, value=name) for name in MEASURES if name in table.names}
+    usable = [name for name in names if not table.frame[name].isna().any()]
+    return {name: surface_barriers(table, corners, value=name) for name in usable}
 
 
 def _association(table: Table) -> Association | None:

@@ -23,8 +23,10 @@ from isthmus.report.document import (
 from isthmus.report.folder import (
     read_report,
     read_summary,
+    write_align,
     write_attack,
     write_curvature,
+    write_ensemble,
     write_landscapes,
     write_report,
     write_scan,
@@ -34,6 +36,7 @@ from isthmus.report.landscape import Landscape
 from isthmus.report.quantities import Calibration, Change, Estimate, RateEntry
 from isthmus.report.sarif import sarif
 from isthmus.report.summary import Line, SeedRun, Spread, Summary, summarise
+from isthmus.report.surface import Surface
 from isthmus.report.trust import (
     Candidate,
     Detector,
@@ -80,6 +83,7 @@ __all__ = [
     "Spread",
     "Status",
     "Summary",
+    "Surface",
     "Triage",
     "TriggerEntry",
     "Trust",
@@ -89,8 +93,10 @@ __all__ = [
     "read_summary",
     "sarif",
     "summarise",
+    "write_align",
     "write_attack",
     "write_curvature",
+    "write_ensemble",
     "write_landscapes",
     "write_report",
     "write_scan",

@@ -108,6 +108,20 @@ def code(value: str) -> Html:
     return Html(f'<code class="hash">{html.escape(value)}</code>')
 
 
+def switch(name: str, what: str, panels: Sequence[tuple[str, str]]) -> str:
+    """Return (title, HTML) panels of which one at a time is shown, with a button for each; a single one as it is. what: what they are."""
+    if len(panels) < 2:
+        return "".join(held for _, held in panels)
+    keys = "".join(
+        f'<label><input type="radio" name="{name}" value="{name}-{i}"{" checked" if i == 0 else ""}><span>{text(title)}</span></label>'
+        for i, (title, _) in enumerate(panels)
+    )
+    held = "\n".join(
+        f'<div class="panel" id="{name}-{i}"{" hidden" if i else ""}>{code}</div>' for i, (_, code) in enumerate(panels)
+    )
+    return f'<fieldset class="switch"><legend>{text(what)}</legend>{keys}</fieldset>\n{held}'
+
+
 class Plots:
     """The figures of one page: each call leaves its data here and returns the place on the page where it is drawn."""
 

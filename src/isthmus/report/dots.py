@@ -7,15 +7,21 @@ from isthmus.report.figures import Figure, label, labels
 
 DOTS = {
     "clean_accuracy": ("accuracy", "accuracy", "circle"),
+    "robust_accuracy": ("accuracy under attack", "attack", "diamond"),
     "recovery_accuracy": ("recovery accuracy", "recovery", "circle-open"),
     "attack_success": ("attack success", "attack", "diamond"),
 }
+RATES = ("clean_accuracy", "recovery_accuracy", "attack_success")  # of a repair
 
 
 def dots_figure(
-    names: Sequence[str], measures: Mapping[str, Sequence[tuple[float, float, float] | None]], *, marked: int
+    names: Sequence[str],
+    measures: Mapping[str, Sequence[tuple[float, float, float] | None]],
+    *,
+    marked: int | None,
+    length: int = 22,
 ) -> Figure:
-    """Return one row per model with a dot and an interval, in %, for each measure; row `marked` is highlighted.
+    """Return one row per model with a dot and an interval, in %, for each measure; row `marked` is highlighted. length: of a label.
 
     `measures` maps a name of :data:`DOTS` to one (value, low, high) per model, None where it was not measured.
     """
@@ -50,15 +56,6 @@ def dots_figure(
                 "cliponaxis": False,
             }
         )
-    band: Figure = {
-        "type": "rect",
-        "x0": 0,
-        "x1": 1,
-        "xref": "paper",
-        "y0": marked - 0.45,
-        "y1": marked + 0.45,
-        "fillcolor": "var:repaired-band",
-    }
     layout: Figure = {
         "height": 90 + 46 * len(names),
         "margin": {"l": 8, "r": 20, "t": 8, "b": 48},
@@ -66,22 +63,37 @@ def dots_figure(
         "xaxis": {"title": {"text": "% of test images"}, "range": [-2, 102], "zeroline": False},
         "yaxis": {
             "tickvals": rows,
-            "ticktext": [f"<b>{name}</b>" if row == marked else name for row, name in enumerate(labels(names))],
+            "ticktext": [f"<b>{name}</b>" if row == marked else name for row, name in enumerate(labels(names, length))],
             "range": [len(names) - 0.5, -0.5],
             "automargin": True,
             "zeroline": False,
             "showgrid": False,
         },
-        "shapes": [band | {"layer": "below", "line": {"width": 0}}],
+        "shapes": [] if marked is None else [_band(marked)],
     }
     return {"data": traces, "layout": layout}
+
+
+def _band(row: int) -> Figure:
+    """Return what highlights a row."""
+    return {
+        "type": "rect",
+        "x0": 0,
+        "x1": 1,
+        "xref": "paper",
+        "y0": row - 0.45,
+        "y1": row + 0.45,
+        "fillcolor": "var:repaired-band",
+        "layer": "below",
+        "line": {"width": 0},
+    }
 
 
 def comparison_figure(document: Document) -> Figure:
     """Return accuracy, recovery accuracy and attack success of every model, with intervals."""
     entries = document.entries()
     measures: dict[str, list[tuple[float, float, float] | None]] = {}
-    for name in DOTS:
+    for name in RATES:
         rates = [entry.rate(name) for _, entry in entries]
         if any(rate is not None for rate in rates):
             measures[name] = [

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ValidationError
 
 from isthmus._check import InputError, require
 from isthmus.files import read_json, write_json, write_text
+from isthmus.report.align import AlignDocument, Alignment
+from isthmus.report.align_page import Ran, align_page
 from isthmus.report.attack import AttackDocument
 from isthmus.report.attack_page import attack_page
 from isthmus.report.card import card, summary_card
@@ -16,6 +18,8 @@ from isthmus.report.curvature import SCHEMA_VERSION as CURVATURE_VERSION
 from isthmus.report.curvature import CurvatureDocument
 from isthmus.report.curvature_page import curvature_page
 from isthmus.report.document import READABLE, Document
+from isthmus.report.ensemble import Combined
+from isthmus.report.ensemble_page import ensemble_page
 from isthmus.report.html import page
 from isthmus.report.landscape import Landscape
 from isthmus.report.landscape_page import LandscapeReport, landscape_page
@@ -86,6 +90,30 @@ def write_curvature(folder: str | Path) -> CurvatureDocument:
     page_text = curvature_page(document, created=ran.updated, isthmus=ran.environment.isthmus, command=ran.command)
     write_text(place / "curvature.html", page_text)
     return document
+
+
+def write_align(folder: str | Path) -> Alignment:
+    """Return what is in the `align.json` of a folder, and write its page as `align.html` beside it. Raises InputError likewise."""
+    place = Path(folder)
+    file = place / "align.json"
+    document = _validated(file, file.name, read_json(file), AlignDocument)
+    lines = Table.load(place / "lines.json") if (place / "lines.json").is_file() else None
+    alignment = Alignment(document, Table.from_json(document.midpoints), lines)
+    write_text(place / "align.html", align_page(alignment, _ran(place)))
+    return alignment
+
+
+def write_ensemble(folder: str | Path) -> Combined:
+    """Return what is in the `ensemble.json` of a folder, and write its page as `ensemble.html` beside it. Raises InputError likewise."""
+    place = Path(folder)
+    combined = Combined(Table.load(place / "ensemble.json"))
+    write_text(place / "ensemble.html", ensemble_page(combined, _ran(place)))
+    return combined
+
+
+def _ran(place: Path) -> Ran:
+    ran = _manifest(place)
+    return Ran(ran.updated, ran.environment.isthmus, ran.command)
 
 
 def write_landscapes(folders: Sequence[str | Path]) -> list[Landscape]:

@@ -21,12 +21,13 @@ from isthmus.report.blocks import (
     text,
     tile,
 )
-from isthmus.report.document import Document, Entry
+from isthmus.report.document import Curve, Document, Entry
 from isthmus.report.dots import comparison_figure
 from isthmus.report.figures import path_figure
 from isthmus.report.frontier_figure import FRONTIER_CAPTION, document_frontier
-from isthmus.report.heat import surface_figures
 from isthmus.report.quality_parts import quality_parts
+from isthmus.report.surface import Surface, field_title, is_surface
+from isthmus.report.surface_maps import map_figure
 from isthmus.report.text import (
     STATUS,
     answering,
@@ -36,6 +37,7 @@ from isthmus.report.text import (
     moment,
     number,
     remarks,
+    sentence,
     span,
     verdict,
     what_was_done,
@@ -120,12 +122,24 @@ def _path(document: Document, plots: Plots) -> str:
             "Test figures were measured after the choice."
         )
         return section("path", "Along the path", plots.place(figure, caption, legend))
-    maps = surface_figures(document)
+    curve = document.curve
+    if curve is None or not is_surface(curve.table()):
+        return ""
+    return section("path", "Over the surface", _maps(document, curve, plots))
+
+
+def _maps(document: Document, curve: Curve, plots: Plots) -> str:
+    """Return the maps of the error and of the attack's success, with the suspects at the corners and the chosen point."""
+    names = [entry.path or entry.name for entry in document.suspects]
+    surface = Surface.of(curve.table(), choice=document.choice, names=names)
+    error = "test_error" if "test_error" in surface.fields else "validation_error"
+    shown = [name for name in (error, "robust_error", "evasion_success", "attack_success") if name in surface.fields]
     blocks = [
-        f"<div><h3>{text(title)}</h3>{plots.place(figure, f'{title}. The ring is the chosen point.')}</div>"
-        for title, figure in maps
+        f"<div><h3>{text(sentence(field_title(name)))}</h3>"
+        f"{plots.place(map_figure(surface, name), f'{sentence(field_title(name))} (%). The diamond is the chosen point.')}</div>"
+        for name in shown
     ]
-    return section("path", "Over the surface", f'<div class="plots">{"".join(blocks)}</div>' if blocks else "")
+    return f'<div class="plots">{"".join(blocks)}</div>' if blocks else ""
 
 
 def _comparison(document: Document, plots: Plots) -> str:

@@ -38,7 +38,7 @@ ATTACKED = "Loss and error under attack are those of the attack that was run. A 
 class Axis(BaseModel, frozen=True, extra="ignore"):
     """A coordinate of the slice: what it runs along, its unit, and the length of its direction in weight units."""
 
-    name: Literal["a", "b"]
+    name: str
     label: str
     unit: str
     norm: float
@@ -46,7 +46,7 @@ class Axis(BaseModel, frozen=True, extra="ignore"):
     @property
     def title(self) -> str:
         """Return the axis title: `a, along eigenvector 1 (unit length)`."""
-        return f"{self.name}, {self.label} ({self.unit})"
+        return f"{self.name}, {self.label} ({self.unit})" if self.label else self.name
 
 
 class Anchor(BaseModel, frozen=True, extra="ignore"):

@@ -31,6 +31,7 @@ def contour_figure(panel: Landscape, name: str, scale: Scale) -> tuple[Figure, L
 
     The colours are those of `scale`, whatever range the panel has of its own. A loss has buttons for a linear and a logarithmic scale.
     """
+    across, up = (axis.name for axis in panel.meta.axes)
     variants = [_contours(panel.values(name), scale, log) for log in (False, True)]
     contour: Figure = {
         "type": "contour",
@@ -41,12 +42,12 @@ def contour_figure(panel: Landscape, name: str, scale: Scale) -> tuple[Figure, L
         "zauto": False,
         "autocontour": False,
         "line": {"color": "rgba(27,36,48,.5)", "width": 0.8},
-        "hovertemplate": f"a = %{{x:.3g}}, b = %{{y:.3g}}: %{{customdata:.4g}} {scale.unit}<extra></extra>",
+        "hovertemplate": f"{across} = %{{x:.3g}}, {up} = %{{y:.3g}}: %{{customdata:.4g}} {scale.unit}<extra></extra>",
         **nested(variants[scale.log]),
     }
     texts: Figure = {
         "type": "scatter",
-        **_level_texts(panel, name, scale),
+        **level_texts(panel, name, scale.log_levels()),
         "mode": "text",
         "textfont": {"color": INK, "size": 11},
         "hoverinfo": "skip",
@@ -96,8 +97,8 @@ def _axis(line: Sequence[float]) -> Figure:
     return {"range": [line[0], line[-1]], "showgrid": False, "zeroline": False, "constrain": "domain"}
 
 
-def _level_texts(panel: Landscape, name: str, scale: Scale) -> Figure:
-    """Return where each level of the logarithmic scale is met on the way from the middle to an edge, and its number."""
+def level_texts(panel: Landscape, name: str, levels: Sequence[float]) -> Figure:
+    """Return where each level is met on the way from the middle to an edge, and its number."""
     rows = panel.values(name)
     middle, centre = len(rows) // 2, len(rows[0]) // 2
     rays = [
@@ -107,7 +108,7 @@ def _level_texts(panel: Landscape, name: str, scale: Scale) -> Figure:
         [(centre, j) for j in range(middle, -1, -1)],
     ]
     found: list[tuple[float, float, str]] = []
-    for turn, level in enumerate(scale.log_levels()):
+    for turn, level in enumerate(levels):
         places = [_crossing(panel, rows, ray, level) for ray in rays[turn % 4 :] + rays[: turn % 4]]
         found += [(*place, number(level)) for place in places if place is not None][:1]
     return {key: [entry[i] for entry in found] for i, key in enumerate(("x", "y", "text"))}

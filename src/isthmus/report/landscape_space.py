@@ -38,13 +38,13 @@ def surface_figure(panel: Landscape, name: str, scale: Scale) -> Figure:
         "type": "surface",
         "x": panel.grid[0],
         "y": panel.grid[1],
-        "z": [[None if value is None else _drawn(value, scale) for value in row] for row in z],
+        "z": [[None if value is None else shown_height(value, scale) for value in row] for row in z],
         "colorscale": shades(),
         "hovertemplate": f"a = %{{x:.3g}}, b = %{{y:.3g}}: %{{z:.4g}} {scale.unit}<extra></extra>",
         **nested(paints[scale.log]),
     }
     calls = [
-        ("update", [{k: [v] for k, v in paint.items()}, _prefixed(_heights(scale, bool(log))), [0]])
+        ("update", [{k: [v] for k, v in paint.items()}, _prefixed(height_axis(scale, bool(log))), [0]])
         for log, paint in enumerate(paints)
     ]
     unit = f" ({scale.unit})" if scale.unit else ""
@@ -52,9 +52,9 @@ def surface_figure(panel: Landscape, name: str, scale: Scale) -> Figure:
         "height": HEIGHT,
         "margin": {"l": 8, "r": 8, "t": 46 if scale.can_log else 0, "b": 56},
         "scene": {
-            "xaxis": _axis("a"),
-            "yaxis": _axis("b"),
-            "zaxis": {**_axis(("error" if scale.unit == "%" else "loss") + unit), **_heights(scale, scale.log)},
+            "xaxis": space_axis("a"),
+            "yaxis": space_axis("b"),
+            "zaxis": {**space_axis(("error" if scale.unit == "%" else "loss") + unit), **height_axis(scale, scale.log)},
             "aspectmode": "cube",
             "camera": {"eye": {"x": 1.5, "y": 1.5, "z": 1.35}, "center": {"x": 0.04, "y": -0.04, "z": -0.1}},
         },
@@ -63,12 +63,12 @@ def surface_figure(panel: Landscape, name: str, scale: Scale) -> Figure:
     return {"data": [surface, *_raised(panel, name, scale)], "layout": layout}
 
 
-def _drawn(value: float, scale: Scale) -> float:
+def shown_height(value: float, scale: Scale) -> float:
     """Return a height that both scales can show: zero has no place on a logarithmic one."""
     return max(value, scale.floor) if scale.can_log else value
 
 
-def _heights(scale: Scale, log: bool) -> Figure:
+def height_axis(scale: Scale, log: bool) -> Figure:
     """Return the settings of the height axis on either scale."""
     low, high = (log10(scale.floor), log10(scale.high)) if log else (scale.low, scale.high)
     room = 0.04 * (high - low)
@@ -84,7 +84,8 @@ def _prefixed(settings: Figure) -> Figure:
     return {f"scene.zaxis.{key}": value for key, value in settings.items()}
 
 
-def _axis(title: str) -> Figure:
+def space_axis(title: str) -> Figure:
+    """Return the settings of an axis in space."""
     return {
         "title": {"text": title},
         "color": "var:ink",
@@ -100,7 +101,7 @@ def _raised(panel: Landscape, name: str, scale: Scale) -> list[object]:
     traces: list[object] = []
     for role, (_, symbol, tone, _) in MARKS.items():
         pairs = [(anchor, panel.at(anchor.at, name)) for anchor in panel.meta.anchors if anchor.role == role]
-        held = [(anchor, _drawn(value, scale)) for anchor, value in pairs if value is not None]
+        held = [(anchor, shown_height(value, scale)) for anchor, value in pairs if value is not None]
         if held:
             traces.append(
                 {

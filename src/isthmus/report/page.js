@@ -32,17 +32,28 @@
     Plotly.react(holder, painted(figure.data, style), painted(layout, style), config);
   }
   var holders = Array.prototype.slice.call(document.querySelectorAll(".plot"));
-  holders.forEach(draw);
+  // A figure in a panel that is not shown has no width yet: it is drawn when its turn comes.
+  function shown(holder) { return !holder.closest(".panel[hidden]"); }
+  holders.filter(shown).forEach(draw);
+  document.querySelectorAll(".switch input").forEach(function (input) {
+    input.addEventListener("change", function () {
+      document.getElementsByName(input.name).forEach(function (other) {
+        var panel = document.getElementById(other.value);
+        panel.hidden = !other.checked;
+        if (other.checked) { panel.querySelectorAll(".plot").forEach(draw); }
+      });
+    });
+  });
   document.querySelectorAll(".legend button").forEach(function (button) {
     button.addEventListener("click", function () {
       var holder = document.getElementById(button.dataset.plot);
-      var shown = button.getAttribute("aria-pressed") === "true";
+      var on = button.getAttribute("aria-pressed") === "true";
       var hidden = (holder.dataset.hidden || "").split(",").filter(function (name) { return name && name !== button.dataset.group; });
-      if (shown) { hidden.push(button.dataset.group); }
+      if (on) { hidden.push(button.dataset.group); }
       holder.dataset.hidden = hidden.join(",");
-      button.setAttribute("aria-pressed", String(!shown));
+      button.setAttribute("aria-pressed", String(!on));
       draw(holder);
     });
   });
-  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", function () { holders.forEach(draw); });
+  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", function () { holders.filter(shown).forEach(draw); });
 })();

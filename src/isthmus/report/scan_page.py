@@ -7,17 +7,19 @@ from dataclasses import dataclass
 from isthmus.barrier import Barrier
 from isthmus.report.blocks import Html, Plots, Row, bullets, cards, facts, paragraphs, section, shell, stacked, text
 from isthmus.report.document import Curve
-from isthmus.report.heat import surface_maps
 from isthmus.report.scan_figure import scan_figure
 from isthmus.report.scan_text import (
     MEASURES,
     amount,
     association_sentences,
     at,
+    chosen_sentences,
     scan_barriers,
     scan_limits,
     scan_verdict,
 )
+from isthmus.report.surface import Surface, is_surface
+from isthmus.report.surface_page import surface_parts
 from isthmus.report.text import duration, moment, sentence
 from isthmus.table import Table
 
@@ -54,7 +56,7 @@ def scan_page(report: ScanReport) -> str:
     command = f"<pre>{text(shlex.join(report.command))}</pre>" if report.command else ""
     parts = [
         _header(report, scan_verdict(table, found), missing),
-        _drawn(table, plots),
+        *_drawn(table, plots),
         section("association", "Loss under attack and input curvature", paragraphs(association_sentences(table))),
         section("barriers", "Barriers", _barriers(found)),
         section("measured", "What was measured", _columns(table), facts(_meta(table))),
@@ -78,18 +80,19 @@ def _header(report: ScanReport, verdict: str, missing: str) -> str:
     )
 
 
-def _drawn(table: Table, plots: Plots) -> str:
+def _drawn(table: Table, plots: Plots) -> list[str]:
+    if is_surface(table):
+        surface = Surface.of(table)
+        return surface_parts(surface, plots) if surface.fields else []
     curve = Curve.of(table)
     found = scan_figure(curve)
-    if found is not None:
-        figure, legend = found
-        said = [words for end, words in CAPTION.items() if any(name.endswith(end) for name in table.names)]
-        caption = " ".join((f"{len(table):,} points.", *said))
-        return section("path", "Along the path", plots.place(figure, caption, legend))
-    maps = [
-        f"<div><h3>{text(title)}</h3>{plots.place(figure, f'{title}.')}</div>" for title, figure in surface_maps(curve)
-    ]
-    return section("path", "Over the surface", f'<div class="plots">{"".join(maps)}</div>' if maps else "")
+    if found is None:
+        return []
+    figure, legend = found
+    said = [words for end, words in CAPTION.items() if any(name.endswith(end) for name in table.names)]
+    caption = " ".join((f"{len(table):,} points.", *said))
+    chosen = paragraphs(chosen_sentences(table))
+    return [section("path", "Along the path", plots.place(figure, caption, legend), chosen)]
 
 
 def _barriers(found: Mapping[str, Mapping[str, Barrier]]) -> str:
@@ -112,7 +115,7 @@ def _barriers(found: Mapping[str, Mapping[str, Barrier]]) -> str:
     heads = ("Name", *(sentence(MEASURES[column]) for column in found), "Definition")
     note = (
         "Definitions in circulation differ by more than the effect they are quoted for: name the one you quote. "
-        "Below each value its place on the path."
+        "Below each value its place."
     )
     sources = facts((name, kind.citation) for name, kind in kinds.items())
     return (

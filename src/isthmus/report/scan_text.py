@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from isthmus._check import InputError
 from isthmus.association import associate_columns
-from isthmus.barrier import Barrier, barriers
-from isthmus.report.text import number
+from isthmus.barrier import SQUARE, TRIANGLE, Barrier, barriers, surface_barriers
+from isthmus.report.scan_record import choice_of, coordinate_columns, corners_of
+from isthmus.report.text import coordinates, number
 from isthmus.table import Table
 
 MEASURES = {  # whose barriers are told, in this order
@@ -20,6 +21,7 @@ LIMITS = (
     "The highest values are those of the scanned points: a finer scan can only raise them.",
     "Intervals (Wilson, 95 %) cover the sampling of test images only, not the choice of models, seeds or data.",
 )
+DRAWN = "Values between the measured points are drawn, not measured. Nothing is shown off the surface, where most of weight space is."
 ATTACKED = (
     "Loss and error under attack are those of the attack that was run. A stronger one can only raise them: they are lower bounds on the "
     "worst case, no certificate.",
@@ -27,11 +29,15 @@ ATTACKED = (
 
 
 def scan_barriers(table: Table) -> tuple[dict[str, dict[str, Barrier]], str]:
-    """Return column -> name -> barrier for the losses and errors measured along a path, and why there are none where there are none."""
-    if "t" not in table.names:
-        return {}, ""
+    """Return column -> name -> barrier for the losses and errors along a path or over a surface with known corners; why there are none."""
+    names = [name for name in MEASURES if name in table.names]
+    corners = [(corner.at[0], corner.at[1]) for corner in corners_of(table) if len(corner.at) == 2]
     try:
-        return {name: barriers(table, value=name) for name in MEASURES if name in table.names}, ""
+        if "t" in table.names:
+            return {name: barriers(table, value=name) for name in names}, ""
+        if set(corners) not in (SQUARE, TRIANGLE):
+            return {}, ""
+        return {name: surface_barriers(table, corners, value=name) for name in names}, ""
     except InputError as error:
         return {}, f"No barriers: {error}"
 
@@ -43,14 +49,18 @@ def amount(value: float, unit: str, called: str | None = None) -> str:
 
 
 def at(barrier: Barrier) -> str:
-    """Return the place on the path, ` at t = 0.533`, empty for an average."""
+    """Return the place, ` at t = 0.533` or ` at (u, v) = (0.1, 0.5)`, empty for an average."""
+    if barrier.u is not None:
+        return f" at {coordinates(barrier.u)}"
     return "" if barrier.t is None else f" at t = {barrier.t:.3g}"
 
 
 def scan_verdict(table: Table, found: Mapping[str, Mapping[str, Barrier]]) -> str:
-    """Return the headline: how far each loss and error rises above the worse of the two ends."""
+    """Return the headline: how far each loss and error rises above the worst of the given models."""
     if not found:
-        place = "points along a path" if "t" in table.names else "points of a surface"
+        place = {1: "points along a path", 2: "points of a surface"}.get(
+            len(coordinate_columns(table)), "points of a bridge"
+        )
         return f"{len(table):,} {place} were measured."
     said: list[str] = []
     for name, held in found.items():
@@ -60,7 +70,27 @@ def scan_verdict(table: Table, found: Mapping[str, Mapping[str, Barrier]]) -> st
             said.append(f"{MEASURES[name]} rises by {amount(rise.value, rise.unit, unit)}{at(rise)}")
         else:
             said.append(f"{MEASURES[name]} does not rise")
-    return f"Above the worse end of the path, {', '.join(said)}."
+    where = "worse end of the path" if "t" in table.names else "worst corner of the surface"
+    return f"Above the {where}, {', '.join(said)}."
+
+
+def chosen_sentences(table: Table) -> list[str]:
+    """Return where the point chosen on validation images is, by which rule, and what that costs on the test images; empty without one."""
+    found = choice_of(table)
+    if found is None:
+        return []
+    lines = [f"Chosen: {coordinates(found.u)}, out of {found.candidates:,} points. Rule: {found.rule}."]
+    names = coordinate_columns(table)
+    row = next((row for row in table.rows() if tuple(row[name] for name in names) == found.u), None)
+    if row is None or "test_error" not in table.names:
+        return lines
+    own, errors = row["test_error"], [value for value in table.values("test_error") if isinstance(value, float)]
+    if isinstance(own, float) and errors:
+        lines.append(
+            f"Its test error is {amount(own, '%')}, the lowest of all points {amount(min(errors), '%')}, which is known only afterwards: "
+            f"regret {amount(own - min(errors), '%', 'points')}."
+        )
+    return lines
 
 
 def association_sentences(table: Table) -> list[str]:
@@ -82,4 +112,5 @@ def association_sentences(table: Table) -> list[str]:
 def scan_limits(table: Table) -> Sequence[str]:
     """Return what the scan does not show."""
     attacked = any("robust_" in name or "evasion_" in name for name in table.names)
-    return (*(ATTACKED if attacked else ()), *LIMITS)
+    drawn = (DRAWN,) if {"u", "v"} <= set(table.names) else ()
+    return (*(ATTACKED if attacked else ()), *drawn, *LIMITS)

@@ -3,7 +3,7 @@
 from urllib.parse import quote
 
 from isthmus.report.blocks import Html, Plots, Row, bullets, cards, rate_cell, section, shell, text
-from isthmus.report.dots import DOTS, dots_figure
+from isthmus.report.dots import RATES, dots_figure
 from isthmus.report.figures import Figure
 from isthmus.report.html import DOTS_LEGEND
 from isthmus.report.summary import SeedRun, Spread, Summary
@@ -61,8 +61,8 @@ def _figure(summary: Summary) -> tuple[Figure, list[tuple[str, str, str, str]]]:
     groups: dict[tuple[str, str], dict[str, list[float]]] = {}
     for run in summary.runs:
         for role, key, entry in run.entries():
-            held = groups.setdefault((role, key), {name: [] for name in DOTS})
-            for name in DOTS:
+            held = groups.setdefault((role, key), {name: [] for name in RATES})
+            for name in RATES:
                 rate = entry.rate(name)
                 if rate is not None:
                     held[name].append(100 * rate.value)
@@ -73,7 +73,7 @@ def _figure(summary: Summary) -> tuple[Figure, list[tuple[str, str, str, str]]]:
             (sum(held[name]) / len(held[name]), min(held[name]), max(held[name])) if held[name] else None
             for held in ranged
         ]
-        for name in DOTS
+        for name in RATES
         if any(held[name] for held in ranged)
     }
     marked = next(i for i, line in enumerate(summary.lines) if line.role == "repaired")
