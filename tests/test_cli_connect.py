@@ -13,7 +13,11 @@ from safetensors.torch import load_file
 
 from cli_example import call, model_file
 from isthmus.data import load_data
+from isthmus.evaluate import logits
+from isthmus.geometry.bases import Chain
+from isthmus.losses import cross_entropy
 from isthmus.models import build_model
+from isthmus.randomness import stream
 from isthmus.recipes.reserve import kept_apart, reserve
 from isthmus.store import Card, load_bridge, read_header, save_model
 
@@ -57,17 +61,90 @@ def test_a_curve_between_two_files(capsys, tmp_path, models):
         ("surface:2x2", 4, 5, {"area"}),
         ("simplex", 3, 0, {"area"}),
         ("simplex", 4, 0, set()),
+        ("triangle:3", 3, 7, {"area"}),
+        ("star", 3, 1, {"length", "log_volume"}),
+        ("simplex:3", 1, 2, {"area", "log_volume"}),
+        ("complex:3", 2, 3, {"volume", "log_volume"}),
     ],
 )
 def test_every_geometry(capsys, tmp_path, models, geometry, count, free, shape):
     done = call(
-        capsys, "connect", *models[:count], "--geometry", geometry, "--steps", "2", "--out", tmp_path / "g", "--json"
+        capsys, "connect", *models[:count], "--geometry", geometry, "--steps", "3", "--out", tmp_path / "g", "--json"
     )
     assert done.code == 0, done.err
     assert done.json["free_points"] == free
     assert set(done.json["geometry"]) == shape
     assert (done.json["training"] is None) == (free == 0)
     assert load_file(tmp_path / "g" / "bridge.safetensors")["fixed"].shape[0] == count
+
+
+def test_a_grown_simplex_depends_on_its_volume_and_draws(capsys, tmp_path, models):
+    def grown(*more):
+        folder = tmp_path / str(len(list(tmp_path.glob("g*")))).join(("g", ""))
+        words = ("connect", models[0], "--geometry", "simplex:3", "--steps", "6", *more, "--out", folder, "--json")
+        done = call(capsys, *words)
+        assert done.code == 0, done.err
+        return done.json, load_file(folder / "bridge.safetensors")["free"]
+
+    plain, points = grown()
+    assert plain["training"]["gradient_evaluations"] == 6 * 5
+    assert torch.equal(grown("--set", "num_points=5", "--volume", "1e-6")[1], points)
+    wide, far = grown("--volume", "0.1")
+    assert wide["geometry"]["log_volume"] > plain["geometry"]["log_volume"]
+    assert not torch.equal(far, points)
+    assert grown("--set", "num_points=2")[0]["training"]["gradient_evaluations"] == 12
+    refused = call(
+        capsys, "connect", *models[:2], "--geometry", "complex:2", "--stages", "edges-kept", "--out", tmp_path / "x"
+    )
+    assert (refused.code, "anything but a Bezier surface" in refused.err) == (2, True)
+    one = call(capsys, "connect", models[0], "--out", tmp_path / "y")
+    assert (one.code, "'bezier:2' joins 2. Found 1." in one.err) == (2, True)
+    assert (
+        "simplex:3 through 1 model of"
+        in call(capsys, "connect", models[0], "--geometry", "simplex:3", "--steps", "2", "--out", tmp_path / "z").out
+    )
+
+
+@pytest.mark.parametrize("geometry", ["neb:2", "llpf:4"])
+def test_walked_paths_tell_their_highest_loss(capsys, tmp_path, models, geometry):
+    words = ("connect", *models[:2], "--geometry", geometry, "--steps", "32", "--clean", "100", "--out", tmp_path / "g")
+    done = call(capsys, *words, "--json")
+    assert done.code == 0, done.err
+    bridge = load_bridge(tmp_path / "g" / "bridge.safetensors", template())
+    assert isinstance(bridge.basis, Chain)
+    assert done.json["free_points"] == bridge.free.shape[0]
+    assert geometry == "llpf:4" or bridge.free.shape[0] >= 2  # between untrained ends llpf needs no point
+    part = reserve(load_data("digits"), 100)[0].subset(100, generator=stream(0, "looked at"))
+    top = done.json["highest"]
+    found = cross_entropy(logits(bridge.at(top["t"]), part), part.y).mean()
+    assert top == {"loss": pytest.approx(float(found), rel=1e-5), "t": top["t"], "n": 100}
+    ends = [float(cross_entropy(logits(bridge.at(t), part), part.y).mean()) for t in (0.0, 0.5, 1.0)]
+    assert top["loss"] >= max(ends) - 1e-6
+    again = call(capsys, *words, "--resume")
+    assert "highest training loss on the path" in again.out
+    assert not list((tmp_path / "g").glob("checkpoint-*.pt"))
+    assert call(capsys, *words[:3], "--geometry", geometry, "--stages", "edges-kept", "--out", tmp_path / "x").code == 2
+
+
+@pytest.mark.parametrize(
+    ("geometry", "count", "points"), [("simplex:3", 1, 6), ("complex:2", 2, 9), ("star", 3, 7), ("triangle:2", 3, 6)]
+)
+def test_grids_and_ensembles_of_every_geometry(capsys, tmp_path, models, geometry, count, points):
+    words = ("connect", *models[:count], "--geometry", geometry, "--steps", "3", "--out", tmp_path / "g")
+    assert call(capsys, *words).code == 0
+    done = call(capsys, "scan", tmp_path / "g", "--grid", "3", "--n", "50", "--out", tmp_path / "scan", "--json")
+    assert done.code == 0, done.err
+    assert len(done.json["rows"]) == points
+    assert call(capsys, "report", tmp_path / "scan").code == 0
+    few = ("--n", "50", "--validation", "30", "--json")
+    for text, members in (("3", points), ("random:4", 4), ("corners", count)):
+        done = call(capsys, "ensemble", tmp_path / "g", "--points", text, *few)
+        assert done.code == 0, done.err
+        assert len([row for row in done.json["rows"] if row["kind"] == "member"]) == members, text
+    refused = call(
+        capsys, "ensemble", tmp_path / "g", "--points", ",".join(["0.9"] * (2 if geometry != "star" else 3)), *few
+    )
+    assert refused.code == 2
 
 
 def test_a_surface_in_stages_keeps_its_edges(capsys, tmp_path, models):

@@ -15,8 +15,10 @@ from isthmus.ensemble import Ensemble
 from isthmus.evaluate import correct, logits
 from isthmus.geometry.build import connect, parse_geometry
 from isthmus.geometry.flat import Affine
+from isthmus.geometry.sampling import sample
 from isthmus.losses import cross_entropy
 from isthmus.models import load_model
+from isthmus.randomness import stream
 from isthmus.rates import mcnemar
 from isthmus.recipes import ensemble_bench, ensemble_members
 from isthmus.recipes.ensemble_points import points_of
@@ -231,7 +233,7 @@ def test_validation_images_are_those_that_no_training_saw():
         (("--points", "0,nan"), "`points` should lie on the bridge, each coordinate in [0, 1]. Found nan."),
         (("--points", "1"), "`points` should name at least 2 points for each of 1 coordinate(s). Found 1."),
         (("--points", "3x3"), "`points` should name at least 2 points for each of 1 coordinate(s). Found 3x3."),
-        (("--points", "all"), "`points` should be `corners`, a grid such as 5 or 3x3, or coordinates such as 0,0.5,1"),
+        (("--points", "all"), "`points` should be `corners`, a grid such as 5 or 3x3, random:25, or coordinates"),
         (("--points", "99999999999"), "`points` should fit into "),
         (
             ("--validation", "5000"),
@@ -318,3 +320,22 @@ def test_every_ensemble_stands_beside_that_of_the_corners(capsys, tmp_path):
     assert "greedy soup" not in plain
     assert {name: row for name, row in rows.items() if name != "greedy soup"} == plain
     assert "greedy soup" not in call(capsys, *words, "--no-greedy").out
+
+
+def test_random_points_are_uniform_draws_of_the_seed(capsys, tmp_path):
+    basis = parse_geometry("complex:2", 3)
+    drawn = points_of(basis, "random:6", seed=1)
+    assert torch.equal(drawn, sample(basis, 6, generator=stream(1, "points")))
+    assert not torch.equal(drawn, points_of(basis, "random:6", seed=2))
+    bridge_at(tmp_path)
+    names = [
+        [
+            row["name"]
+            for row in call(capsys, "ensemble", tmp_path, "--points", "random:3", "--seed", k, *FEW, "--json").json[
+                "rows"
+            ]
+        ][:3]
+        for k in (1, 2)
+    ]
+    assert names[0] == [f"t = {float(t):.6g}" for t in points_of(parse_geometry("line", 2), "random:3", seed=1)]
+    assert names[0] != names[1]

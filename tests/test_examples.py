@@ -19,3 +19,14 @@ def test_readme_code_runs() -> None:
     held: dict[str, object] = {}
     exec(compile(code.replace("steps=100", "steps=3"), "README.md", "exec"), held)
     assert "model" in held
+
+
+def test_the_blocks_of_constructions_run(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "constructions.md").read_text()
+    held: dict[str, object] = {}
+    for block in text.split("```python\n")[1:]:
+        exec(compile(block.split("```")[0], "constructions.md", "exec"), held)
+    printed = capsys.readouterr().out.splitlines()
+    assert float(printed[0]) < 1e-5  # the triangle and its patch
+    assert printed[2] == "(0.0, 0.0, 0.0, 1.0)"
+    assert printed[4].startswith("(('1.weight', '1.bias')")

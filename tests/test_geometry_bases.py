@@ -13,6 +13,7 @@ from contracts.basis import check_basis
 from isthmus._check import InputError
 from isthmus.geometry.bases import Basis, Bernstein, Chain, Product
 from isthmus.geometry.flat import Affine, Barycentric
+from isthmus.geometry.simplexes import Complex, Triangle
 
 BASES = [
     Bernstein(1),
@@ -28,6 +29,12 @@ BASES = [
     Product(Bernstein(2), Bernstein(3)),
     Product(Bernstein(1), Chain(3)),
     Product(Product(Bernstein(1), Bernstein(2)), Barycentric(3)),
+    Triangle(1),
+    Triangle(4),
+    Product(Triangle(2), Bernstein(1)),
+    Complex(1, 3),
+    Complex(2, 1),
+    Complex(4, 2),
 ]
 
 

@@ -13,8 +13,10 @@ from isthmus.geometry.bases import Basis, Bernstein, Chain, Product
 from isthmus.geometry.bridge import Bridge, mix, write
 from isthmus.geometry.build import bezier, connect, line, plane, single
 from isthmus.geometry.flat import Affine, Barycentric
+from isthmus.geometry.simplexes import Complex, Triangle
 
 BASES = [Bernstein(1), Bernstein(3), Chain(4), Barycentric(3), Affine(4), Product(Bernstein(2), Bernstein(1))]
+BASES += [Triangle(3), Complex(1, 2), Complex(3, 1)]
 
 
 @pytest.mark.parametrize("basis", BASES, ids=str)

@@ -10,6 +10,7 @@ from isthmus._check import InputError
 from isthmus.geometry.bases import Basis, Bernstein, Chain, Product
 from isthmus.geometry.build import GEOMETRIES, bezier, chain, connect, line, parse_geometry, plane, simplex, surface
 from isthmus.geometry.flat import Affine, Barycentric
+from isthmus.geometry.simplexes import Complex, Triangle
 
 
 def vectors(count: int, size: int = 6) -> list[nn.Module]:
@@ -50,6 +51,18 @@ def test_a_prism_over_a_simplex_starts_flat() -> None:
     bridge = connect(models, Product(Bernstein(3), Barycentric(3)))
     expected = sum(w * values(m) for w, m in zip([0.18, 0.06, 0.06, 0.42, 0.14, 0.14], models, strict=True))
     torch.testing.assert_close(bridge.theta((0.7, 0.2, 0.2)), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_triangle_starts_flat_and_connectors_at_the_mean() -> None:
+    models = vectors(3)
+    a, b, c = (values(model) for model in models)
+    found = connect(models, Triangle(3)).theta((0.5, 0.2))
+    torch.testing.assert_close(found, 0.3 * a + 0.5 * b + 0.2 * c, rtol=1e-12, atol=1e-12)
+    grown = connect(models, Complex(3, 2))
+    assert len(grown.fixed) == 3
+    for row in grown.free:
+        torch.testing.assert_close(row, (a + b + c) / 3)
+    assert torch.equal(connect(models[:1], Complex(1, 2)).free, torch.stack([a, a]))
 
 
 def test_simplex_and_plane_have_no_free_points() -> None:
@@ -140,6 +153,15 @@ def test_state_that_is_no_tensor_and_infinite_masks_are_no_obstacle() -> None:
         ("surface", 4, Product(Bernstein(2), Bernstein(2))),
         ("surface:1x3", 4, Product(Bernstein(1), Bernstein(3))),
         ("simplex", 5, Barycentric(5)),
+        ("simplex:4", 1, Complex(1, 3)),
+        ("complex", 3, Complex(3, 2)),
+        ("complex:1", 2, Complex(2, 1)),
+        ("star", 4, Complex(4, 1)),
+        ("triangle", 3, Triangle(2)),
+        ("triangle:3", 3, Triangle(3)),
+        ("neb", 2, Chain(5)),
+        ("neb:1", 2, Chain(3)),
+        ("llpf:30", 2, Chain(2)),
         ("plane", 3, Affine(3)),
     ],
 )
@@ -160,11 +182,18 @@ def test_geometry_texts(text: str, models: int, basis: Basis) -> None:
         ("bezier:-1", 2, r"Found 'bezier:-1'\."),
         ("line:3", 2, r"`geometry` should be straight segment between two models\. Found 'line:3'\."),
         ("surface:2", 4, r"`surface:DEGREExDEGREE`.* Found 'surface:2'\."),
-        ("simplex:3", 3, r"Found 'simplex:3'\."),
+        ("simplex:3", 3, r"'simplex:3' joins 1\. Found 3\. For several models take `complex:CONNECTORS`\."),
+        ("simplex:1", 1, r"`geometry` should name 2 vertices or more\. Found simplex:1\."),
+        ("complex:2", 1, r"`geometry` should join two models or more: 'complex:2' does\. Found 1\."),
+        ("complex:0", 2, r"`connectors` should be at least 1\. Found 0\."),
+        ("neb:0", 2, r"`geometry` should name 1 pivot or more\. Found neb:0\."),
+        ("star:2", 2, r"`geometry` should be straight lines from one trained point to every model\. Found 'star:2'\."),
+        ("triangle", 4, r"`geometry` should fit the number of models: 'triangle' joins 3\. Found 4\."),
+        ("plane", 1, r"`geometry` should join two models or more: a plane does\. Found 1\."),
         ("bezier:0", 2, r"`degree` should be at least 1\. Found 0\."),
         ("bezier", 3, r"`geometry` should fit the number of models: 'bezier' joins 2\. Found 3\."),
         ("surface", 2, r"`geometry` should fit the number of models: 'surface' joins 4\. Found 2\."),
-        ("simplex", 1, r"`points` should be at least 2\. Found 1\."),
+        ("simplex", 1, r"how many vertices to grow from one model: `simplex:4`\. Found simplex\."),
     ],
 )
 def test_geometry_texts_that_name_nothing(text: str, models: int, message: str) -> None:

@@ -182,9 +182,9 @@ def test_edges_of_a_simplex_are_segments_between_all_pairs() -> None:
         (
             edges,
             Bernstein(2),
-            r"`bridge` should be a surface or a simplex to have edges\. Found Bernstein\(degree=2\)\.",
+            r"`bridge` should be a surface, a simplex or a triangle to have edges\. Found Bernstein\(degree=2\)\.",
         ),
-        (edges, Product(Barycentric(3), Bernstein(1)), r"`bridge` should be a surface or a simplex"),
+        (edges, Product(Barycentric(3), Bernstein(1)), r"`bridge` should be a surface, a simplex or a triangle"),
     ],
 )
 def test_errors(edit, basis: Basis, message: str) -> None:

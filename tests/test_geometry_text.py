@@ -8,6 +8,7 @@ import pytest
 from isthmus._check import InputError
 from isthmus.geometry.bases import Basis, Bernstein, Chain, Product
 from isthmus.geometry.flat import Affine, Barycentric
+from isthmus.geometry.simplexes import Complex, Triangle
 from isthmus.geometry.text import describe, from_description
 
 
@@ -21,6 +22,8 @@ from isthmus.geometry.text import describe, from_description
         Affine(1),
         Barycentric(3),
         Product(Bernstein(2), Product(Chain(4), Barycentric(2))),
+        Triangle(3),
+        Complex(2, 5),
     ],
     ids=str,
 )

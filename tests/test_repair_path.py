@@ -22,7 +22,7 @@ from isthmus.training.fit import fit_module
 from isthmus.training.objective import Own
 from isthmus.training.plan import Plan
 from isthmus.training.session import Session
-from repair_example import suspects, trusted
+from repair_example import fresh, suspects, trusted
 
 PLAN = Plan(steps=12, batch_size=20, learning_rate=0.02)
 
@@ -50,9 +50,9 @@ def test_the_ends_of_the_path_are_the_suspects() -> None:
 def test_the_model_is_the_chosen_point_with_its_own_statistics() -> None:
     assert plain().choice is not None
     settle = Recalibrate(trusted().train)
-    expected = curve(plain()).at(plain().choice.t, settle=settle)
+    expected = curve(plain()).at(plain().choice.u[0], settle=settle)
     assert_same_bits(tensors_of(plain().module), tensors_of(expected))
-    unsettled = tensors_of(curve(plain()).at(plain().choice.t))
+    unsettled = tensors_of(curve(plain()).at(plain().choice.u[0]))
     assert not torch.equal(unsettled["bn1.running_mean"], expected.bn1.running_mean)
 
 
@@ -70,7 +70,7 @@ def test_the_choice_is_that_of_the_rule_on_validation_columns_alone() -> None:
     assert table.frame["t"].tolist() == [0.0, 0.25, 0.5, 0.75, 1.0]
     assert {c.split for c in table.columns if c.name != "t"} == {"validation"}
     assert plain().choice == farthest_within(table, margin=0.02)
-    assert plain().note == f"t = {plain().choice.t:g} of a bezier:2 curve"
+    assert plain().note == f"t = {plain().choice.u[0]:g} of a bezier:2 curve"
 
 
 def test_evaluations_history_and_seconds_are_those_of_the_training() -> None:
@@ -91,7 +91,7 @@ def test_the_same_seed_gives_the_same_model_and_another_one_does_not() -> None:
 def test_margin_and_points_and_geometry_matter() -> None:
     generous = run(PathRepair(PLAN, points=7, margin=1.0, geometry="chain:1"))
     assert generous.choice is not None
-    assert (generous.choice.t, generous.choice.candidates) == (0.5, 5)  # everything inside is near enough
+    assert (generous.choice.u[0], generous.choice.candidates) == (0.5, 5)  # everything inside is near enough
     assert generous.note == "t = 0.5 of a chain:1 curve"
     strict = run(PathRepair(PLAN, points=7, margin=0.0, geometry="chain:1"))
     assert strict.choice is not None
@@ -147,8 +147,58 @@ def test_a_polish_trains_the_chosen_point_further(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_path_has_two_ends(count: int) -> None:
     many = (suspects() * 2)[:count]
-    with pytest.raises(InputError, match=rf"`suspects` should be two models for a path\. Found {count}"):
+    with pytest.raises(InputError, match=rf"`suspects` should be 2 models for bezier:2\. Found {count}"):
         PathRepair(PLAN)(many, trusted(), seed=0, session=Session())
+
+
+TUNE = Plan(steps=4, batch_size=20, learning_rate=0.02)
+
+
+@cache
+def patched() -> Repaired:
+    with untouched(*suspects()):
+        return run(PathRepair(PLAN, "surface", "surface:2x2", 4, TUNE, points=3, margin=1.0))
+
+
+def test_a_surface_has_the_suspects_and_their_tuned_copies_at_its_corners() -> None:
+    bridge = curve(patched())
+    tuned = [fit_module(one, trusted().train, TUNE, seed=seed_of(0, "tune", k))[0] for k, one in enumerate(suspects())]
+    for u, expected in zip([(0, 0), (0, 1), (1, 0), (1, 1)], [*suspects(), *tuned], strict=True):
+        assert_same_bits(tensors_of(bridge.at(u)), tensors_of(expected))
+    assert bridge.names == ("suspect 0", "suspect 1", "suspect 0, fine-tuned", "suspect 1, fine-tuned")
+    assert patched().evaluations == 12 + 2 * 4
+
+
+def test_of_a_surface_the_middle_is_farthest_from_all_corners() -> None:
+    found = patched()
+    assert found.choice is not None
+    assert (found.choice.u, found.choice.candidates) == ((0.5, 0.5), 5)  # of nine the corners are none
+    assert found.note == "u = 0.5, v = 0.5 of a surface:2x2 patch"
+    expected = curve(found).at((0.5, 0.5), settle=Recalibrate(trusted().train))
+    assert_same_bits(tensors_of(found.module), tensors_of(expected))
+
+
+def test_enough_suspects_take_all_corners() -> None:
+    four = [fresh(seed).eval() for seed in range(4)]
+    found = PathRepair(PLAN, geometry="surface:2x2", joins=4, points=3)(four, trusted(), seed=0, session=Session())
+    assert found.evaluations == 12
+    for u, expected in zip([(0, 0), (0, 1), (1, 0), (1, 1)], four, strict=True):
+        assert_same_bits(tensors_of(curve(found).at(u)), tensors_of(expected))
+
+
+@pytest.mark.parametrize(("tune", "count", "wanted"), [(None, 3, "4"), (TUNE, 1, "2 to 4"), (TUNE, 5, "2 to 4")])
+def test_a_surface_takes_four_suspects_or_tunes_copies(tune: Plan | None, count: int, wanted: str) -> None:
+    remedy = PathRepair(PLAN, geometry="surface:2x2", joins=4, tune=tune)
+    with pytest.raises(InputError, match=rf"`suspects` should be {wanted} models for surface:2x2\. Found {count}"):
+        remedy((suspects() * 3)[:count], trusted(), seed=0, session=Session())
+
+
+@pytest.mark.parametrize("geometry", ["star", "neb", "llpf:5"])
+def test_a_path_is_a_curve(geometry: str) -> None:
+    with pytest.raises(
+        InputError, match=rf"`geometry` should name a curve or surface whose points .* at once\. Found {geometry}\."
+    ):
+        PathRepair(PLAN, geometry=geometry)(suspects(), trusted(), seed=0, session=Session())
 
 
 def test_trusted_images_have_one_role_each() -> None:

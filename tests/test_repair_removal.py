@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 from functools import cache
+from math import sqrt
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 from scipy.stats import binom
 from torch import nn
 
@@ -109,13 +112,32 @@ def test_plants_that_did_not_take_say_nothing() -> None:
         removal([weak], lambda modules, _: modules[0])
 
 
-def test_the_headline_is_the_worst_the_estimate_the_mean_and_the_interval_the_widest() -> None:
-    found = Removal((outcome("a", 0.9, 0.8, 1.0), outcome("b", 0.5, 0.3, 0.7), outcome("c", 0.7, 0.2, 0.8)), skipped=())
+def test_the_headline_is_the_worst_the_estimate_the_mean_and_the_interval_that_of_one_more() -> None:
+    shares = (0.9, 0.5, 0.7)
+    found = Removal(
+        tuple(outcome(name, share, 0.2, 1.0) for name, share in zip("abc", shares, strict=True)), skipped=()
+    )
     assert found.worst.name == "b"
     assert found.estimate == pytest.approx(0.7)
-    assert found.interval == (0.2, 1.0)
+    half = stats.t(df=2, scale=0.2 * sqrt(4 / 3)).ppf(0.9)  # a fifth outside, both sides alike
+    assert found.interval == (pytest.approx(0.7 - half), 1.0)
+    assert pooled([(share, 0.0, 1.0) for share in shares], level=0.5)[2] == pytest.approx(
+        0.7 + stats.t(df=2, scale=0.2 * sqrt(4 / 3)).ppf(0.75)
+    )
     with pytest.raises(InputError, match=r"`shares` should hold that of one plant at least\. Found none"):
         pooled([])
+
+
+def test_the_interval_holds_one_more_of_the_same_as_often_as_it_says() -> None:
+    drawn = np.random.default_rng(0).normal(0.2, 0.1, (4000, 4))
+    bounds = [pooled([(float(share), 0.0, 1.0) for share in row[:3]])[1:] for row in drawn]
+    held = [low <= row[3] <= high for row, (low, high) in zip(drawn, bounds, strict=True)]
+    assert np.mean(held) == pytest.approx(0.8, abs=0.03)  # five standard errors
+
+
+def test_a_single_plant_says_nothing_about_the_spread() -> None:
+    assert pooled([(0.9, 0.8, 1.0)]) == (0.9, 0.0, 1.0)
+    assert pooled([(-0.1, -0.3, 0.1)]) == (-0.1, -0.3, 1.0)
 
 
 def test_survival_moves_the_ends_of_the_path_and_nothing_else() -> None:

@@ -74,7 +74,7 @@ def test_a_path_to_the_fine_tuned_copy_is_the_curve_between_the_two() -> None:
     chosen = strongest_within(places, rates, margin=SELF.margin)
     assert_same_bits(tensors_of(found.module), tensors_of(models[chosen]))
     assert found.choice is not None
-    assert (found.choice.t, found.choice.accuracy) == (places[chosen], rates[chosen])
+    assert (found.choice.u[0], found.choice.accuracy) == (places[chosen], rates[chosen])
     assert found.evaluations == TUNE.evaluations + CURVE.evaluations
     assert (
         found.note == f"t = {places[chosen]:.3g} of the bezier:2 curve from the suspect (0) to its fine-tuned copy (1)"
@@ -113,7 +113,7 @@ def test_every_fit_has_a_checkpoint_of_its_own_and_is_taken_up_from_it(tmp_path:
 def test_a_point_past_the_copy_is_that_of_the_straight_line() -> None:
     found = ran(EXTRAPOLATE)
     assert found.choice is not None
-    expected = tensors_of(extrapolated(found.choice.t))
+    expected = tensors_of(extrapolated(found.choice.u[0]))
     for name, tensor in tensors_of(found.module).items():
         assert torch.allclose(tensor, expected[name], rtol=1e-4, atol=1e-5), name
     assert found.evaluations == TUNE.evaluations
@@ -132,7 +132,7 @@ def test_t_is_the_strongest_by_validation_accuracies_measured_again() -> None:
         *rates,
     ]  # a given end keeps its statistics
     chosen = strongest_within(places, rates, margin=EXTRAPOLATE.margin)
-    assert found.choice.t == places[chosen]
+    assert found.choice.u[0] == places[chosen]
     assert found.choice.accuracy == rates[chosen]
     assert found.choice.best.value == max(rate.value for rate in rates)
     assert found.choice.candidates == sum(rate.value >= found.choice.bar - 1e-12 for rate in rates)
@@ -150,15 +150,15 @@ def test_the_ends_of_the_line_are_the_suspect_and_its_copy() -> None:
 def test_reach_points_and_margin_matter() -> None:
     end = run(replace(SELF, points=3, margin=1.0))
     assert end.choice is not None
-    assert end.choice.t == 1
+    assert end.choice.u[0] == 1
     assert_same_bits(tensors_of(end.module), tensors_of(tuned()))
     far = run(Extrapolate(TUNE, reach=40.0, points=5, margin=1.0))
     assert far.choice is not None
-    assert far.choice.t == 40  # nothing is too weak
+    assert far.choice.u[0] == 40  # nothing is too weak
     assert far.note == "t = 40 of the line through the suspect (0) and its fine-tuned copy (1)"
     near = run(Extrapolate(TUNE, reach=40.0, points=5, margin=0.0))
     assert near.choice is not None
-    assert near.choice.t < 40
+    assert near.choice.u[0] < 40
     assert "the larger of 0.0 points and 1 standard error, n = 40" in near.choice.rule
 
 

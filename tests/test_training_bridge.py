@@ -19,7 +19,7 @@ from isthmus.training.fit import fit
 from isthmus.training.objective import Own
 from isthmus.training.plan import Plan
 
-GEOMETRIES = {"bezier:3": 2, "chain:2": 2, "surface:2x2": 4}
+GEOMETRIES = {"bezier:3": 2, "chain:2": 2, "surface:2x2": 4, "triangle:2": 3, "star": 3}
 SEED = 5
 close = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-13)
 

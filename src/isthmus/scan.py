@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from itertools import product
 from re import fullmatch
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from isthmus._check import InputError, require
 from isthmus.geometry.bases import Basis
 from isthmus.geometry.bridge import Bridge, Settle, settles, write
-from isthmus.geometry.flat import Barycentric
+from isthmus.geometry.domain import lattice
 from isthmus.probes import Probe
 from isthmus.randomness import stream
 from isthmus.settle import require_policy
@@ -37,7 +36,7 @@ def coordinate_names(dim: int) -> tuple[str, ...]:
 def grid(basis: Basis, size: str | int) -> Tensor:
     """Return (N, d) float64 coordinates evenly spaced over the domain, ends included: `31` for a curve, `5x5` for a surface.
 
-    On a simplex one number is the number of values per coordinate and only points inside are kept.
+    On a simplex, a triangle or a complex one number is the number of values per coordinate and only points inside are kept.
     """
     found = fullmatch(r"\d+(x\d+)*", str(size))
     require(found is not None, "grid", "be numbers of points such as 31 or 5x5", str(size))
@@ -45,12 +44,7 @@ def grid(basis: Basis, size: str | int) -> Tensor:
     counts = counts * basis.dim if len(counts) == 1 else counts
     fits = len(counts) == basis.dim and all(count >= 2 for count in counts)
     require(fits, "grid", f"name at least 2 points for each of {basis.dim} coordinate(s)", str(size))
-    axes = [
-        torch.linspace(low[0], low[-1], count, dtype=torch.float64)
-        for low, count in zip(basis.breaks, counts, strict=True)
-    ]
-    points = torch.tensor(list(product(*(axis.tolist() for axis in axes))), dtype=torch.float64)
-    return points[points.sum(-1) <= 1 + 1e-12] if isinstance(basis, Barycentric) else points
+    return lattice(basis, counts)
 
 
 def scan(

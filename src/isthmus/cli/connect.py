@@ -17,6 +17,14 @@ isthmus connect A.pth B.pth --arch arch.py:net --data cifar10 --clean 2500 --geo
 
 isthmus connect A B C D --geometry surface:2x2 --data cifar10 --out runs/abcd
 
+isthmus connect A --geometry simplex:4 --volume 1e-4 --set num_points=5 --out runs/grown
+
+isthmus connect A B --geometry neb --steps 1600 --out runs/pivots
+
+isthmus connect A B --geometry llpf:40 --learning-rate 0.01 --out runs/walked
+
+isthmus connect A B C --geometry star --data cifar10 --out runs/star
+
 isthmus connect A B C D --geometry surface:3x3 --stages edges-kept --set sampling=area --data cifar10 --out runs/abcd
 """
 
@@ -29,7 +37,7 @@ def connect(  # noqa: PLR0913  one parameter for each option
     geometry: Annotated[
         str,
         typer.Option(
-            "--geometry", metavar="SPEC", help="bezier:2, chain:1, surface:2x2, line, ... (isthmus list geometries)."
+            "--geometry", metavar="SPEC", help="bezier:2, surface:2x2, simplex:4, star, ... (isthmus list geometries)."
         ),
     ] = "bezier:2",
     stages: Annotated[
@@ -40,6 +48,12 @@ def connect(  # noqa: PLR0913  one parameter for each option
             help="How a surface is trained: all at once, its edges first, or its edges alone and then only what lies between.",
         ),
     ] = "together",
+    volume: Annotated[
+        float,
+        typer.Option(
+            "--volume", min=0.0, help="What a vertex of simplex:N or complex:N gains by a larger volume; 0 for nothing."
+        ),
+    ] = 1e-6,
     clean: Annotated[
         int | None,
         typer.Option(
@@ -123,6 +137,7 @@ def connect(  # noqa: PLR0913  one parameter for each option
             {"method": adversary, "eps": eps, "norms": norm, "steps": attack_steps, "schedule": schedule}, adversary_set
         ),
         plan=plan,
+        volume=volume,
         stages=stages,  # pyright: ignore[reportArgumentType]  pydantic checks it
         seed=seed,
     )
@@ -136,13 +151,15 @@ def connect(  # noqa: PLR0913  one parameter for each option
     if json:
         print_json(result.model_dump(mode="json"))
         return 0
-    lines = [
-        f"{recipe.geometry} through {len(recipe.models)} models of {result.arch}, {result.free_points} points trained"
-    ]
+    count = "1 model" if len(recipe.models) == 1 else f"{len(recipe.models)} models"
+    lines = [f"{recipe.geometry} through {count} of {result.arch}, {result.free_points} points trained"]
     if result.training is not None:
         done = result.training
         where = f"{result.train_n:,} images of {result.data}"
         lines.append(f"training loss {done.loss:.3g}, error {done.error:.3g} % on {where}: {done.seconds:.1f} s")
+    if result.highest is not None:
+        top = result.highest
+        lines.append(f"highest training loss on the path {top.loss:.3g}, at t = {top.t:.3g}, on {top.n:,} images")
     lines += [f"{name}: {value:.4g}" for name, value in result.geometry.items() if value is not None]
     print_lines([*result.notes, *lines, f"written: {result.files['bridge']}"])
     return 0

@@ -35,8 +35,8 @@ def ensemble(  # noqa: PLR0913  one parameter for each option
         str | None,
         typer.Option(
             "--points",
-            metavar="5|3x3|0,0.5,1|corners",
-            help="Members on a bridge: a grid, coordinates (on a surface 0,0;0.5,1) or its corners. Default 5.",
+            metavar="5|3x3|random:25|0,0.5,1|corners",
+            help="Members on a bridge: a grid, so many drawn, coordinates (on a surface 0,0;0.5,1), its corners. Default 5.",
         ),
     ] = None,
     data: o.Data = None,

@@ -11,16 +11,24 @@ from isthmus._check import InputError, require, require_finite, unknown
 from isthmus.geometry.bases import Basis, Bernstein, Chain, Product
 from isthmus.geometry.bridge import Bridge
 from isthmus.geometry.flat import Affine, Barycentric
+from isthmus.geometry.simplexes import Complex, Triangle
 from isthmus.layout import Layout, buffers_of, require_same_architecture
 
 GEOMETRIES = {
     "line": "straight segment between two models",
     "bezier": "Bezier curve between two models, `bezier:DEGREE` (default 2)",
     "chain": "polygonal chain between two models, `chain:BENDS` (default 1 bend)",
+    "neb": "chain of pivots relaxed across itself, more where the loss rises (AutoNEB), `neb:PIVOTS` (default 3 to begin with)",
+    "llpf": "chain from one model to another layer by layer, retrained on the way, `llpf:TICKS` (default 40)",
     "surface": "Bezier surface between four models, `surface:DEGREExDEGREE` (default 2x2)",
-    "simplex": "flat simplex over two or more models",
+    "triangle": "Bezier triangle between three models, `triangle:DEGREE` (default 2)",
+    "simplex": "flat simplex over two or more models; `simplex:VERTICES` grows one from a single model, vertex by vertex",
+    "complex": "simplexes over each of the models and shared vertices grown one by one, `complex:CONNECTORS` (default 2)",
+    "star": "straight lines from one trained point to every model",
     "plane": "the unbounded plane through two or more models",
 }
+
+NUMBERED = ("bezier", "chain", "neb", "llpf", "triangle", "simplex", "complex")
 
 
 def single(model: nn.Module) -> Bridge:
@@ -36,8 +44,8 @@ def connect(models: Sequence[nn.Module], basis: Basis, *, names: Sequence[str] =
     """Return the bridge over `basis` whose corners are `models`, in the order of `basis.corners`; other points are free.
 
     The free points start on the multilinear interpolation of the corners at their own sites, so a Bezier curve starts as the exact
-    straight segment and a surface as the bilinear patch. Raises InputError for another number of models, an architecture that
-    differs (first differing tensor named) or weights that are not finite (tensor named).
+    straight segment and a surface as the bilinear patch; connectors of a complex start at the mean of the models. Raises InputError for
+    another number of models, an architecture that differs (first differing tensor named) or weights that are not finite (tensor named).
     """
     corners = [index for _, index in basis.corners]
     require(len(models) == len(corners), "models", f"be {len(corners)}, one per corner of the basis", len(models))
@@ -50,16 +58,25 @@ def connect(models: Sequence[nn.Module], basis: Basis, *, names: Sequence[str] =
     layout = Layout.of(models[0])
     fixed = torch.stack([layout.flatten(dict(model.named_parameters())) for model in models])
     free_index = [i for i in range(basis.num_points) if i not in corners]
-    sites = torch.tensor([basis.sites[i] for i in free_index], dtype=torch.float64).view(len(free_index), basis.dim)
-    free = _flat(basis)(sites).to(fixed) @ fixed
+    free = _flat_weights(basis, free_index).to(fixed) @ fixed
     states = {index: buffers_of(model) for index, model in zip(corners, models, strict=True)}
     return Bridge(deepcopy(models[0]), layout, basis, fixed, free, tuple(corners), states, labels)
+
+
+def _flat_weights(basis: Basis, free_index: Sequence[int]) -> Tensor:
+    """Return the corners' weights (m, k) in the flat bridge at the sites of the free points."""
+    if isinstance(basis, Complex):
+        return torch.full((len(free_index), basis.models), 1 / basis.models, dtype=torch.float64)
+    sites = torch.tensor([basis.sites[i] for i in free_index], dtype=torch.float64).view(len(free_index), basis.dim)
+    return _flat(basis)(sites)
 
 
 def _flat(basis: Basis) -> Basis:
     """Return the basis over the corners alone whose bridge is the flat one."""
     if isinstance(basis, Product):
         return Product(_flat(basis.first), _flat(basis.second))
+    if isinstance(basis, Triangle):
+        return Barycentric(3)
     return Bernstein(1) if isinstance(basis, Bernstein | Chain) else basis
 
 
@@ -100,7 +117,7 @@ def parse_geometry(text: str, num_models: int) -> Basis:
         raise unknown("geometry", kind, GEOMETRIES)
     number = fullmatch(r"\d+", argument)
     pair = fullmatch(r"(\d+)x(\d+)", argument)
-    if argument and not (number if kind in ("bezier", "chain") else pair if kind == "surface" else None):
+    if argument and not (pair if kind == "surface" else number if kind in NUMBERED else None):
         raise InputError(f"`geometry` should be {GEOMETRIES[kind]}. Found {text!r}.")
     basis: Basis
     match kind:
@@ -110,13 +127,30 @@ def parse_geometry(text: str, num_models: int) -> Basis:
             basis = Bernstein(int(argument or 2))
         case "chain":
             basis = Chain(int(argument or 1) + 2)
+        case "neb":
+            require(int(argument or 3) >= 1, "geometry", "name 1 pivot or more", text)
+            basis = Chain(int(argument or 3) + 2)
+        case "llpf":
+            basis = Chain(2)
         case "surface":
             first, second = (int(pair[1]), int(pair[2])) if pair else (2, 2)
             basis = Product(Bernstein(first), Bernstein(second))
+        case "triangle":
+            basis = Triangle(int(argument or 2))
+        case "simplex" if argument:
+            least = "name 2 vertices or more"
+            require(int(argument) >= 2, "geometry", least, text)
+            basis = Complex(1, int(argument) - 1)
         case "simplex":
+            require(num_models >= 2, "geometry", "name how many vertices to grow from one model: `simplex:4`", text)
             basis = Barycentric(num_models)
+        case "complex" | "star":
+            require(num_models >= 2, "geometry", f"join two models or more: {text!r} does", num_models)
+            basis = Complex(num_models, int(argument or 2) if kind == "complex" else 1)
         case _:
+            require(num_models >= 2, "geometry", "join two models or more: a plane does", num_models)
             basis = Affine(num_models)
     need = len(basis.corners)
-    require(need == num_models, "geometry", f"fit the number of models: {text!r} joins {need}", num_models)
+    fix = "For several models take `complex:CONNECTORS`." if need == 1 else ""
+    require(need == num_models, "geometry", f"fit the number of models: {text!r} joins {need}", num_models, fix)
     return basis

@@ -9,12 +9,14 @@ from isthmus._check import InputError, require
 from isthmus.geometry.bases import Basis, Bernstein, Chain, Product
 from isthmus.geometry.bridge import Bridge
 from isthmus.geometry.flat import Barycentric
+from isthmus.geometry.simplexes import Complex, Triangle
 
 
 def elevate(bridge: Bridge) -> Bridge:
     """Return the same curve or surface with Bezier degrees one higher: theta(u) is unchanged, there is more to train.
 
-    Q_i = i / (d + 1) P_{i-1} + (1 - i / (d + 1)) P_i (Farin 2002, section 6.1), along every coordinate of a surface.
+    Q_i = i / (d + 1) P_{i-1} + (1 - i / (d + 1)) P_i (Farin 2002, section 6.1), along every coordinate of a surface; on a triangle
+    Q_ijk = i / (d + 1) P_{i-1,j,k} + j / (d + 1) P_{i,j-1,k} + k / (d + 1) P_{i,j,k-1} (chapter 17).
     """
     basis, matrix = _elevation(bridge.basis)
     return rebuilt(bridge, basis, matrix)
@@ -24,6 +26,8 @@ def _elevation(basis: Basis) -> tuple[Basis, Tensor]:
     if isinstance(basis, Product):
         (first, a), (second, b) = _elevation(basis.first), _elevation(basis.second)
         return Product(first, second), torch.kron(a, b)
+    if isinstance(basis, Triangle):
+        return _elevated_triangle(basis)
     if not isinstance(basis, Bernstein):
         raise InputError(
             f"`bridge` should have a Bezier basis to be elevated. Found {basis}. Use `insert` for a chain."
@@ -34,6 +38,38 @@ def _elevation(basis: Basis) -> tuple[Basis, Tensor]:
     matrix[torch.arange(1, n + 1), torch.arange(n)] = share[1:]
     matrix[torch.arange(n), torch.arange(n)] = 1 - share[:-1]
     return Bernstein(basis.degree + 1), matrix
+
+
+def _elevated_triangle(basis: Triangle) -> tuple[Basis, Tensor]:
+    higher = Triangle(basis.degree + 1)
+    place = {pair: at for at, pair in enumerate(basis.indices)}
+    matrix = torch.zeros(higher.num_points, basis.num_points, dtype=torch.float64)
+    for row, (i, j) in enumerate(higher.indices):
+        for pair, count in (((i - 1, j), i), ((i, j - 1), j), ((i, j), higher.degree - i - j)):
+            if count > 0:
+                matrix[row, place[pair]] = count / higher.degree
+    return higher, matrix
+
+
+def as_patch(bridge: Bridge) -> Bridge:
+    """Return a Bezier triangle as a Bezier surface of the same degree along both coordinates, one edge of which is a single point:
+
+        theta_patch(s, t) = theta(s (1 - t), s t).
+
+    Row r of its net is the curve of degree r through the control points with i + j = r, elevated to the degree of the others; row 0 is
+    the first corner, n + 1 times. Raises InputError for another basis.
+    """
+    basis = bridge.basis
+    if not isinstance(basis, Triangle):
+        raise InputError(f"`bridge` should be a Bezier triangle. Found {basis}.")
+    degree, place = basis.degree, {pair: at for at, pair in enumerate(basis.indices)}
+    rows: list[Tensor] = []
+    for r in range(degree + 1):
+        row = torch.eye(basis.num_points, dtype=torch.float64)[[place[r - j, j] for j in range(r + 1)]]
+        for d in range(r, degree):
+            row = (_elevation(Bernstein(d))[1] if d else torch.ones(2, 1, dtype=torch.float64)) @ row
+        rows.append(row)
+    return rebuilt(bridge, Product(Bernstein(degree), Bernstein(degree)), torch.cat(rows))
 
 
 def insert(bridge: Bridge, t: float) -> Bridge:
@@ -79,14 +115,23 @@ def edges(bridge: Bridge) -> dict[str, Bridge]:
     """Return the border curves by name, each a bridge of its own between two corners.
 
     A surface over (u, v) has edges "u=0", "u=1" (running along v) and "v=0", "v=1" (along u); a simplex one straight edge "i-j" for
-    each pair of vertices.
+    each pair of vertices, a complex for each pair that shares a simplex; a triangle one Bezier curve for each pair of corners.
     """
     basis = bridge.basis
-    if isinstance(basis, Barycentric):
-        pairs = [(i, j) for i in range(basis.points) for j in range(i + 1, basis.points)]
-        return {f"{i}-{j}": _selected(bridge, Bernstein(1), [i, j]) for i, j in pairs}
+    if isinstance(basis, Barycentric | Complex):
+        pairs = [(i, j) for i in range(basis.num_points) for j in range(i + 1, basis.num_points)]
+        given = basis.models if isinstance(basis, Complex) else 0  # no two of these share a simplex
+        return {f"{i}-{j}": _selected(bridge, Bernstein(1), [i, j]) for i, j in pairs if j >= given}
+    if isinstance(basis, Triangle):
+        n, place = basis.degree, {pair: at for at, pair in enumerate(basis.indices)}
+        sides = {
+            "0-1": [place[i, 0] for i in range(n + 1)],
+            "0-2": [place[0, j] for j in range(n + 1)],
+            "1-2": [place[n - j, j] for j in range(n + 1)],
+        }
+        return {name: _selected(bridge, Bernstein(n), keep) for name, keep in sides.items()}
     if not (isinstance(basis, Product) and basis.first.dim == basis.second.dim == 1):
-        raise InputError(f"`bridge` should be a surface or a simplex to have edges. Found {basis}.")
+        raise InputError(f"`bridge` should be a surface, a simplex or a triangle to have edges. Found {basis}.")
     rows, columns = basis.first.num_points, basis.second.num_points
     return {
         "u=0": _selected(bridge, basis.second, list(range(columns))),

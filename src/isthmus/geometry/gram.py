@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from isthmus._check import require
+from isthmus.geometry.bases import Basis
 from isthmus.geometry.bridge import Bridge
 from isthmus.geometry.flat import Barycentric
+from isthmus.geometry.simplexes import Complex, Triangle
 
 _CHUNK = 1 << 20  # scalars of each point held in float64 at once: memory stays small for models of any size
 _NODES = 64  # Gauss-Legendre nodes per smooth piece
@@ -85,19 +87,27 @@ def distance(bridge: Bridge, a: float | tuple[float, ...], b: float | tuple[floa
 
 
 def area(bridge: Bridge) -> float:
-    """Return the area of a surface: the integral of sqrt(det g) over its two coordinates (over the triangle for a simplex)."""
+    """Return the area of a surface: the integral of sqrt(det g) over its two coordinates (over the triangle for a simplex).
+
+    Several simplexes that share vertices have a :func:`isthmus.geometry.volume.volume`.
+    """
     _require_dim(bridge, 2)
+    require(bridge.basis != Complex(2, 1), "bridge", "be a surface to have an area", bridge.basis)
     matrix = gram(bridge)
     total = 0.0
     for (a, b), (c, d) in product(*(pairwise(axis) for axis in bridge.basis.breaks)):
         (x, wx), (y, wy) = _rule(a, b), _rule(c, d)
         grid = torch.from_numpy(np.array(list(product(x, y))))
         weights = torch.from_numpy(np.array([prod(pair) for pair in product(wx, wy)]))
-        if isinstance(bridge.basis, Barycentric):  # Duffy: the square onto the triangle
+        if _triangular(bridge.basis):  # Duffy: the square onto the triangle
             weights = weights * (1 - grid[:, 0])
             grid = torch.stack([grid[:, 0], grid[:, 1] * (1 - grid[:, 0])], -1)
         total += float(weights @ density(bridge, grid, gram_matrix=matrix))
     return total
+
+
+def _triangular(basis: Basis) -> bool:
+    return isinstance(basis, Barycentric | Triangle) or basis == Complex(1, 2)
 
 
 def angle(bridge: Bridge, at: int, first: int, second: int) -> float:

@@ -3,6 +3,7 @@
 from isthmus._check import require
 from isthmus.geometry.bases import Basis, Bernstein, Chain, Product
 from isthmus.geometry.flat import Affine, Barycentric
+from isthmus.geometry.simplexes import Complex, Triangle
 
 
 def describe(basis: Basis) -> dict[str, object]:
@@ -16,6 +17,10 @@ def describe(basis: Basis) -> dict[str, object]:
             return {"basis": "affine", "points": points}
         case Barycentric(points):
             return {"basis": "barycentric", "points": points}
+        case Triangle(degree):
+            return {"basis": "triangle", "degree": degree}
+        case Complex(models, connectors):
+            return {"basis": "complex", "models": models, "connectors": connectors}
         case Product(first, second):
             return {"basis": "product", "first": describe(first), "second": describe(second)}
         case _:
@@ -34,6 +39,10 @@ def from_description(text: dict[str, object]) -> Basis:
             return Affine(points)
         case {"basis": "barycentric", "points": int(points)}:
             return Barycentric(points)
+        case {"basis": "triangle", "degree": int(degree)}:
+            return Triangle(degree)
+        case {"basis": "complex", "models": int(models), "connectors": int(connectors)}:
+            return Complex(models, connectors)
         case {"basis": "product", "first": dict(first), "second": dict(second)}:
             return Product(from_description(first), from_description(second))  # pyright: ignore[reportUnknownArgumentType]
         case _:

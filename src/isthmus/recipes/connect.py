@@ -1,6 +1,7 @@
 """`connect`: a bridge between trained models, its free points trained on clean images."""
 
 from dataclasses import replace
+from math import isfinite
 from typing import Literal
 
 import torch
@@ -12,15 +13,17 @@ from isthmus.files import write_json
 from isthmus.geometry import gram
 from isthmus.geometry.bridge import Bridge
 from isthmus.geometry.build import connect, parse_geometry
+from isthmus.geometry.simplexes import Complex
+from isthmus.geometry.volume import log_volume, volume
+from isthmus.recipes.construct import Case, Highest, constructed, highest
 from isthmus.recipes.reserve import kept_apart, reserve
 from isthmus.recipes.task import data_for, load_all, plan_for, task_for
 from isthmus.runs import Run
 from isthmus.store import save_bridge
 from isthmus.training.adversary import Adversary
-from isthmus.training.fit import fit
 from isthmus.training.plan import Plan
 from isthmus.training.session import Fitted, Session
-from isthmus.training.staged import Stages, fit_staged
+from isthmus.training.staged import Stages
 
 
 class ConnectRecipe(BaseModel):
@@ -29,13 +32,14 @@ class ConnectRecipe(BaseModel):
     models: weight files, in the order of the geometry's corners. arch, data: taken from the files where they say it. clean: so many
     images of the training split (the reserve of seed 0, see :func:`isthmus.recipes.reserve.reserve`); None for all of it.
     validation: so many training images are left out, those that `isthmus train --validation` keeps apart, to choose a point by.
-    stages: how a surface is trained (:func:`isthmus.training.staged.fit_staged`).
+    stages: how a surface is trained (:func:`isthmus.training.staged.fit_staged`). volume: how much a vertex that is grown gains by a larger
+    simplex (:func:`isthmus.training.grow.volume_weights`).
     adversary: minimise the loss under attack, crafted on the interpolated model (Zhao et al. 2020; several norms: RMC, Wang et al. 2023).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    models: tuple[str, ...] = Field(min_length=2)
+    models: tuple[str, ...] = Field(min_length=1)
     arch: str | None = None
     data: str | None = None
     geometry: str = "bezier:2"
@@ -47,6 +51,7 @@ class ConnectRecipe(BaseModel):
     adversary: Adversary | None = None
     plan: Plan = Field(default_factory=Plan)
     stages: Stages = "together"
+    volume: float = Field(default=1e-6, ge=0)
     seed: int = 0
 
 
@@ -62,7 +67,10 @@ class Training(BaseModel):
 
 
 class Connected(BaseModel):
-    """The record of a connection. geometry: length, chord and their ratio for a curve, the area for a surface."""
+    """The record of a connection. geometry: length, chord and their ratio for a curve, the area for a surface, the volume beyond.
+
+    highest: the highest training loss on a path by `neb` or `llpf`.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -75,6 +83,7 @@ class Connected(BaseModel):
     free_points: int
     geometry: dict[str, float | None]
     training: Training | None = None
+    highest: Highest | None = None
     notes: tuple[str, ...] = ()
     files: dict[str, str]
 
@@ -82,8 +91,8 @@ class Connected(BaseModel):
 def run_connect(recipe: ConnectRecipe, run: Run, *, session: Session | None = None) -> Connected | None:
     """Return the record after training and writing `bridge.safetensors`, `connect.json` and `history.json`.
 
-    None in every process but the first, where several share the work. Geometries without free points (line, simplex, plane) are
-    written as they are. Resumes from `checkpoint.pt` in the run's folder.
+    None in every process but the first, where several share the work. Geometries without free points (line, flat simplex, plane)
+    are written as they are. Resumes from `checkpoint.pt` in the run's folder.
     """
     data = data_for(recipe.data, recipe.models)
     splits = load_data(data, size=recipe.size)
@@ -93,7 +102,9 @@ def run_connect(recipe: ConnectRecipe, run: Run, *, session: Session | None = No
     bridge = connect([one.module for one in loaded], basis, names=recipe.models)
     notes += duplicates(bridge)
     samples = _samples(recipe, splits)
-    fitted = _fitted(bridge, samples, recipe, plan_for(recipe.plan, recipe.augment, splits), run, session)
+    case = Case(bridge, samples, plan_for(recipe.plan, recipe.augment, splits), task.build)
+    session = replace(session or Session(), checkpoint=run.file("checkpoint.pt"))
+    fitted = constructed(case, recipe, session)
     if not run.primary:
         return None
     bridge = bridge if fitted is None else fitted.bridge
@@ -112,6 +123,7 @@ def run_connect(recipe: ConnectRecipe, run: Run, *, session: Session | None = No
         notes=tuple(notes),
         files=files,
         training=None if fitted is None else _training(fitted),
+        highest=highest(case, recipe, bridge),
     )
     run.discard("checkpoint-*.pt")  # of the stages before the last
     run.save("connect.json", lambda place: write_json(place, result.model_dump(mode="json")))
@@ -138,32 +150,27 @@ def duplicates(bridge: Bridge) -> list[str]:
                 f"warning: {bridge.names[place]}: the same weights as {bridge.names[same]}, a duplicate corner"
             )
     spread = float(gram.gram(bridge).diagonal().max())  # squared: an area is zero but for rounding beside it
-    if found and bridge.basis.dim == 2 and gram.area(bridge) <= 1e-6 * spread:
+    area = shape_of(bridge).get("area") if found else None
+    if area is not None and area <= 1e-6 * spread:
         found.append("warning: the flat surface between these corners has zero area: it is a curve, or a point")
     return found
 
 
 def shape_of(bridge: Bridge) -> dict[str, float | None]:
-    """Return length, chord and ratio of a curve between its ends (the ratio of equal ends is None), or the area of a surface."""
-    if bridge.basis.dim == 1:
+    """Return what a bridge measures in weight space.
+
+    Of a curve length, chord and ratio between its ends (the ratio of equal ends is None); of a surface the area; of a complex the sum over
+    its simplexes, of three dimensions or more as `volume`, with its logarithm (None where it has none, or is beyond numbers).
+    """
+    basis = bridge.basis
+    if isinstance(basis, Complex):
+        found, logarithm = volume(bridge), log_volume(bridge)
+        name = {1: "length", 2: "area"}.get(basis.connectors, "volume")
+        return {name: found if isfinite(found) else None, "log_volume": logarithm if isfinite(logarithm) else None}
+    if basis.dim == 1:
         length, chord = gram.length(bridge), gram.distance(bridge, 0.0, 1.0)
         return {"length": length, "chord": chord, "ratio": length / chord if chord > 0 else None}
-    return {"area": gram.area(bridge)} if bridge.basis.dim == 2 else {}
-
-
-def _fitted(
-    bridge: Bridge, samples: Samples, recipe: ConnectRecipe, plan: Plan, run: Run, session: Session | None
-) -> Fitted | None:
-    """Return the trained bridge, None where there is nothing to train."""
-    if bridge.free.shape[0] == 0 and recipe.stages == "together":
-        return None
-
-    def train(part: Bridge, own: Plan, seed: int, work: Session) -> Fitted:
-        objective = None if recipe.adversary is None else recipe.adversary.objective(own.cycle_starts)
-        return fit(part, samples, own, seed=seed, objective=objective, session=work)
-
-    session = replace(session or Session(), checkpoint=run.file("checkpoint.pt"))
-    return fit_staged(bridge, plan, train, stages=recipe.stages, seed=recipe.seed, session=session)
+    return {"area": gram.area(bridge)} if basis.dim == 2 else {}
 
 
 def _training(fitted: Fitted) -> Training:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from math import prod
 from pathlib import Path
 
 import torch
@@ -18,7 +17,7 @@ from isthmus.files import digest, sha256
 from isthmus.geometry.bridge import Bridge
 from isthmus.layout import placement
 from isthmus.randomness import stream
-from isthmus.recipes.ensemble_points import grid_counts, points_of
+from isthmus.recipes.ensemble_points import count_of, points_of
 from isthmus.recipes.reserve import chosen_on
 from isthmus.recipes.scan import bridge_file
 from isthmus.recipes.task import Task, data_for, task_for
@@ -36,12 +35,12 @@ class EnsembleRecipe(BaseModel):
     """Whose answers or weights to average, on which images to choose and to measure.
 
     models: a bridge file or the folder of a connection, or at least two weight files of one architecture. points: of a bridge, `corners`,
-    a grid (`5`, `3x3`) or coordinates (`0,0.5,1`; on a surface `0,0;0.5,1`); None for five along each coordinate. validation: so many
-    images of the training split choose the point and the greedy soup, those that `isthmus train --validation` keeps apart; with
-    `hold_out` the last of so many reserved images. n: at most so many test images, a stratified choice; None for all. eps, norm,
-    attack_steps, attack_step (in radii), restarts: of the PGD attack, none without eps. settle_n: at most so many training images on
-    which BatchNorm statistics are recomputed. greedy: also make a greedy soup, one more model to measure for each member. save: write the
-    soups as model files.
+    a grid (`5`, `3x3`), coordinates (`0,0.5,1`; on a surface `0,0;0.5,1`) or `random:25`, so many drawn uniformly by the seed; None for
+    five along each coordinate. validation: so many images of the training split choose the point and the greedy soup, those that
+    `isthmus train --validation` keeps apart; with `hold_out` the last of so many reserved images. n: at most so many test images, a
+    stratified choice; None for all. eps, norm, attack_steps, attack_step (in radii), restarts: of the PGD attack, none without eps.
+    settle_n: at most so many training images on which BatchNorm statistics are recomputed. greedy: also make a greedy soup, one more
+    model to measure for each member. save: write the soups as model files.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -185,9 +184,9 @@ def _points(
     """Return the models at the points of a bridge, and after them its corners that are not among these."""
     text = POINTS if recipe.points is None else recipe.points
     extra = len(bridge.basis.corners)
-    if (counts := grid_counts(bridge.basis, text)) is not None:
-        room.require_fits(prod(counts) + extra, "points")  # before the coordinates themselves fill the memory
-    points = [tuple(row) for row in points_of(bridge.basis, text).tolist()]
+    if (count := count_of(bridge.basis, text)) is not None:
+        room.require_fits(count + extra, "points")  # before the coordinates themselves fill the memory
+    points = [tuple(row) for row in points_of(bridge.basis, text, seed=recipe.seed).tolist()]
     room.require_fits(len(points) + extra, "points")
     corners = [tuple(u) for u, _ in bridge.basis.corners]
     every = points + [u for u in corners if u not in points]

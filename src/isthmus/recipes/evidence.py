@@ -24,7 +24,7 @@ from isthmus.recipes.verdict import criteria, judge
 from isthmus.repair.methods import METHODS
 from isthmus.repair.protocol import Repaired
 from isthmus.runs import Run, environment
-from isthmus.scan import scan
+from isthmus.scan import coordinate_names, scan
 from isthmus.settle import Recalibrate
 from isthmus.store import save_bridge, save_model
 from isthmus.table import Table
@@ -155,9 +155,10 @@ def _curve(case: Case, bridge: Bridge, table: Table) -> Table:
         probes.append(case.measure.injected.probe())
     if case.measure.backdoor is not None:
         probes.append(replace(case.measure.backdoor, samples=test))
-    points = [[float(t)] for t in table.frame["t"]]
+    axes = coordinate_names(bridge.basis.dim)
+    points = list(zip(*(table.values(axis) for axis in axes), strict=True))
     measured = scan(bridge, points, probes, settle=Recalibrate(case.clean.train), seed=case.recipe.seed)
-    return table.join(measured, on="t")
+    return table.join(measured, on=axes)
 
 
 def _method(recipe: RepairRecipe, main: Repaired) -> report.Method:
@@ -197,7 +198,7 @@ def _trigger(recipe: RepairRecipe) -> report.TriggerEntry | None:
 def _choice(main: Repaired) -> report.Choice:
     assert main.choice is not None
     choice = main.choice
-    return report.Choice(u=(choice.t,), rule=choice.rule, explanation=choice.explanation, candidates=choice.candidates)
+    return report.Choice(u=choice.u, rule=choice.rule, explanation=choice.explanation, candidates=choice.candidates)
 
 
 def _geometry(bridge: Bridge) -> report.Geometry | None:
@@ -223,12 +224,17 @@ def _cautions(case: Case) -> Sequence[str]:
 
 
 def _familiar(main: Repaired, suspects: Sequence[report.Entry]) -> list[str]:
-    """Return a warning for each end that knows the validation images better than the test images: it was trained on them."""
+    """Return a warning for each suspect that knows the validation images better than the test images: it was trained on them."""
     if main.table is None or main.bridge is None:  # a table of settings, not of points between the suspects
         return []
-    n, errors = main.table.column("validation_error").n or 1, main.table.values("validation_error")
+    n, axes = main.table.column("validation_error").n or 1, coordinate_names(main.bridge.basis.dim)
+    errors = {tuple(row[axis] for axis in axes): row["validation_error"] for row in main.table.rows()}
     found: list[str] = []
-    for entry, error in zip(suspects, (errors[0], errors[-1]), strict=False):
+    corners = {name: u for name, (u, _) in zip(main.bridge.names, main.bridge.basis.corners, strict=True)}
+    for k, entry in enumerate(suspects):
+        error = errors.get(corners.get(f"suspect {k}", ()))
+        if error is None:
+            continue
         accuracy = entry.clean_accuracy.value
         ahead = 1 - float(error or 0) / 100 - accuracy
         if ahead > 3 * (accuracy * (1 - accuracy) / n) ** 0.5:  # three standard errors of n images

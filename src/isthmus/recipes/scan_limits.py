@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from math import prod
 from time import perf_counter
 
 import torch
@@ -10,7 +9,7 @@ import torch
 from isthmus._check import InputError, require
 from isthmus.curvature.memory import free_memory, in_words
 from isthmus.geometry.bases import Basis
-from isthmus.recipes.ensemble_points import grid_counts
+from isthmus.recipes.ensemble_points import count_of
 from isthmus.scan import Row
 
 SHARE = 0.5  # of the free memory that the rows may take
@@ -20,10 +19,10 @@ FIRST = 2  # rows by which the time is estimated: the first point is a given mod
 
 def require_room(basis: Basis, grid: str, columns: int) -> None:
     """Raise InputError where the table of a grid takes more than its share of the free memory, with the points that would fit."""
-    counts, free = grid_counts(basis, grid), free_memory(torch.device("cpu"))
-    if counts is None or free is None:
+    count, free = count_of(basis, grid), free_memory(torch.device("cpu"))
+    if count is None or free is None:
         return
-    count, budget = prod(counts), int(SHARE * free)
+    budget = int(SHARE * free)
     each = CELL * columns
     found = f"{grid}, {count:,} points, which take about {in_words(count * each)}"
     fix = f"Take at most {budget // each:,} points, or fewer probes."

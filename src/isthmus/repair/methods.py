@@ -86,6 +86,14 @@ def _polished_path(budget: Budget) -> Repair:
     return PathRepair(path, "polished-path", points=budget.points, margin=budget.margin, polish=polish)
 
 
+def _surface(budget: Budget) -> Repair:
+    share = 1 / 8  # of the gradients for each corner that no suspect takes
+    plan = budget.plan(learning_rate=0.1, sharpness=1.0, share=1 - share * (4 - min(4, max(2, budget.suspects))))
+    tune = budget.plan(learning_rate=0.05, share=share)
+    points = max(3, round(budget.points / 3))
+    return PathRepair(plan, "surface", "surface:2x2", 4, tune, points=points, margin=budget.margin)
+
+
 def _masks(budget: Budget, steps: int) -> Plan:
     """Return the plan by which masks are trained, as published: rate 0.2, constant, no decay."""
     plan = budget.plan(learning_rate=0.2)
@@ -154,6 +162,11 @@ METHODS: Mapping[str, Method] = {
     ),
     "polished-path": Method(
         "sharp-path with half the gradients; the other half trains its point further, ours", 2, _polished_path
+    ),
+    "surface": Method(
+        "Bezier surface through four suspects, or two and their fine-tuned copies, by such steps (after Ren et al. 2025), ours",
+        2,
+        _surface,
     ),
     "fine-tune": Method(
         "train the first suspect further on the clean samples", 1, lambda b: FineTune(b.plan(learning_rate=0.05))

@@ -19,7 +19,7 @@ from isthmus.geometry.units import Symmetry
 from isthmus.probes import Clean as CleanProbe
 from isthmus.randomness import seed_of, stream
 from isthmus.rates import Rate
-from isthmus.repair.choose import Choice
+from isthmus.repair.choose import Choice, named
 from isthmus.repair.protocol import Clean, Repaired
 from isthmus.repair.strength import bar, strongest_within
 from isthmus.scan import scan
@@ -201,8 +201,8 @@ def _farthest(remedy: SelfPath | Extrapolate, bridge: Bridge, reach: float, clea
     places = torch.linspace(0, reach, remedy.points, dtype=torch.float64)
     table = scan(bridge, places, [CleanProbe(clean.validation, split="validation")], settle=settle, seed=seed)
     choice = _strongest(table, len(clean.validation), remedy.margin)
-    module = bridge.at(choice.t, settle=settle)
-    return Repaired(remedy.name, module, 0.0, 0, f"t = {choice.t:.3g}", bridge=bridge, table=table, choice=choice)
+    module = bridge.at(choice.u, settle=settle)
+    return Repaired(remedy.name, module, 0.0, 0, named(choice.u), bridge=bridge, table=table, choice=choice)
 
 
 def _strongest(table: Table, n: int, margin: float) -> Choice:
@@ -221,4 +221,4 @@ def _strongest(table: Table, n: int, margin: float) -> Choice:
         f"t = {places[chosen]:g}: validation accuracy {rates[chosen]}; best {best}; bar {100 * least:.1f} %; "
         f"{inside} of {len(rates)} points met it."
     )
-    return Choice(places[chosen], rates[chosen], best, least, inside, rule, explanation)
+    return Choice((places[chosen],), rates[chosen], best, least, inside, rule, explanation)

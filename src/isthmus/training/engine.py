@@ -15,7 +15,8 @@ from isthmus.layout import Bound, Layout, buffers_of, load_buffers, memory_forma
 from isthmus.problem import Problem
 from isthmus.randomness import seed_of, stream
 from isthmus.training.ascent import ascend
-from isthmus.training.objective import Constrained, Objective
+from isthmus.training.guide import Guide, Guided
+from isthmus.training.objective import Constrained, Objective, Project
 from isthmus.training.order import Order
 from isthmus.training.plan import Plan, learning_rate
 
@@ -67,6 +68,7 @@ class Engine:
         self.held = [(place, self.free[:, place].clone()) for place in frozen]
         self.optimizer = self._optimizer()
         self.x, self.y = self.samples.x.to(device), self.samples.y.to(device)
+        self.guides, self.projections = _wrapped(self.objective)
         self.order = Order(len(self.samples), plan.batch_size, self.seed)
         self.sums = torch.zeros(3, dtype=torch.float64)
 
@@ -111,6 +113,8 @@ class Engine:
                 self.draw += 1
         if self.world > 1:
             grad.copy_(self.fabric.all_reduce(grad, reduce_op="mean"))  # pyright: ignore[reportArgumentType]
+        for guide in self.guides:
+            guide.steer(self.live, grad)
         self.optimizer.step()
         self._constrain()
         self.step += 1
@@ -118,15 +122,25 @@ class Engine:
     def _coordinates(self, count: int) -> Tensor:
         """Return the coordinates (count, d) of this step, the same in every process."""
         generator = stream(self.seed, "u", self.step)
+        if self.plan.sampling == "points":
+            return self._sites(count)
         if self.plan.sampling == "area":
             return sample_by_area(self.live, count, generator=generator)
         return sample(self.live.basis, count, generator=generator, stratified=self.plan.sampling == "stratified")
 
+    def _sites(self, count: int) -> Tensor:
+        """Return the free points' own coordinates, in turn."""
+        basis, free = self.live.basis, self.live.free_index
+        rows = [basis.sites[free[k % len(free)]] for k in range(count)]
+        return torch.tensor(rows, dtype=torch.float64).view(count, basis.dim)
+
     def _constrain(self) -> None:
         """Carry the weights back to what the objective allows; those that their owner froze to where they were."""
-        if isinstance(self.objective, Constrained):
+        for project in self.projections:
             for row in self.free:
-                self.objective.project(self.layout.unflatten(row))
+                project(self.layout.unflatten(row))
+        for guide in self.guides:
+            guide.place(self.live)
         for place, start in self.held:  # the optimizer's decay knows nothing of frozen parameters
             self.free[:, place] = start
 
@@ -218,3 +232,14 @@ class Engine:
         self.optimizer.load_state_dict(state["optimizer"])
         load_buffers(self.bound.module, state["buffers"])
         self.sums.copy_(state["sums"])
+
+
+def _wrapped(objective: Objective) -> tuple[list[Guide], list[Project]]:
+    """Return the guides and projections that an objective carries, the innermost first."""
+    if isinstance(objective, Guided):
+        guides, projections = _wrapped(objective.objective)
+        return [*guides, objective.guide], projections
+    if isinstance(objective, Constrained):
+        guides, projections = _wrapped(objective.objective)
+        return guides, [*projections, objective.project]
+    return [], []

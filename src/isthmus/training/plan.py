@@ -15,7 +15,7 @@ class Plan(BaseModel):
     "points" shrinks the control points themselves (Ren et al. 2025). For a single model trained by SGD both are the same.
     num_points: coordinates u drawn per micro-batch, each a forward and backward pass over it, gradients averaged. sampling: u uniform,
     stratified, or uniform over the length or area that the bridge has at that step; the gradient of that density is left out, as it is
-    where u is uniform. accumulate: micro-batches per step.
+    where u is uniform; "points": the coordinates of the free control points, in turn. accumulate: micro-batches per step.
     sharpness: radius rho of an ascent step taken on theta(u) before the gradient; None for the plain gradient.
     ascent: "adaptive" (Kwon et al. 2021), or "layerwise", in which rho is a share of each layer's norm (adversarial weight perturbation,
     Wu et al. 2020, eq. 9). clip: largest gradient norm at a point. resets: shares of the steps at which a cycle ends: the learning rate
@@ -39,7 +39,7 @@ class Plan(BaseModel):
     milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.5, 0.75)
     gamma: float = Field(default=0.1, gt=0, le=1)
     num_points: int = Field(default=1, ge=1)
-    sampling: Literal["uniform", "stratified", "area"] = "uniform"
+    sampling: Literal["uniform", "stratified", "area", "points"] = "uniform"
     accumulate: int = Field(default=1, ge=1)
     sharpness: float | None = Field(default=None, gt=0)
     ascent: Literal["adaptive", "layerwise"] = "adaptive"

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import fsum, sqrt
+from statistics import stdev
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ from isthmus.table import Column, Table
 
 Remedy = Callable[[Sequence[nn.Module], Clean], nn.Module]
 """Suspects and clean samples -> the repaired model. A `Repair` with seed and session settled is one."""
+LEVEL = 0.8
+"""Of the interval for what is removed of a further tampering."""
 Share = tuple[float, float, float]
 """A share removed in (-inf, 1] and its bounds: (share, low, high)."""
 
@@ -59,26 +62,30 @@ class Removal:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Return the lowest `low` and the highest `high`: where the share removed of one further tampering is expected.
-
-        Were it exchangeable with the K plants, its share would lie between their smallest and largest with probability
-        (K - 1) / (K + 1), 60 % at 4 plants and 80 % at 9, and the Wilson bounds widen that. It is not exchangeable: see the module's text.
-        """
+        """Return the bounds of :func:`pooled`: where the share removed of one further tampering is expected, four times in five."""
         return pooled([(outcome.share, outcome.low, outcome.high) for outcome in self.outcomes])[1:]
 
 
-def pooled(shares: Sequence[Share]) -> Share:
-    """Return (mean share, lowest low, highest high) of what was removed of several plants: see :class:`Removal`.
+def pooled(shares: Sequence[Share], level: float = LEVEL) -> Share:
+    """Return (mean, low, high): the mean share removed of K plants, and the interval for that of one further tampering.
 
-    >>> pooled([(1.0, 0.75, 1.0), (0.5, 0.25, 0.625)])
-    (0.75, 0.25, 1.0)
+    mean +- t s sqrt(1 + 1 / K), with s the standard deviation of the K shares and t the (1 + level) / 2 quantile of Student's t with
+    K - 1 degrees of freedom; `high` is at most 1. Were the tampering drawn like the plants, and shares normal, it would hold with
+    probability `level`. It is not drawn like them: see the text of `isthmus.repair.trust.planted`. A single plant says nothing about
+    the spread: its interval runs from its own lower bound, or from 0 (nothing removed) where that is lower, to 1.
+
+    >>> pooled([(1.0, 0.75, 1.0), (0.5, 0.25, 0.625)])[0]
+    0.75
     """
     require(bool(shares), "shares", "hold that of one plant at least", "none")
-    return (
-        fsum(share for share, _, _ in shares) / len(shares),
-        min(low for _, low, _ in shares),
-        max(high for _, _, high in shares),
-    )
+    values, count = [share for share, _, _ in shares], len(shares)
+    mean = fsum(values) / count
+    if count == 1:
+        return mean, min(0.0, shares[0][1]), 1.0
+    from scipy.special import stdtrit  # a quarter of a second to import
+
+    half = float(stdtrit(count - 1, (1 + level) / 2)) * stdev(values) * sqrt(1 + 1 / count)
+    return mean, mean - half, min(1.0, mean + half)
 
 
 def success_before(copies: Sequence[Rate]) -> Rate:
