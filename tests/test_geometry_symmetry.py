@@ -14,7 +14,19 @@ from isthmus.geometry.permute import permuted, random_permutations
 from isthmus.geometry.symmetry import places_of, symmetry_of
 from isthmus.geometry.units import Group, Symmetry
 from isthmus.models import MODELS, build_model
-from symmetry_example import Forked, Grouped, Hidden, Restrided, Sorted, Written, made
+from symmetry_example import (
+    Biased,
+    Channelled,
+    Forked,
+    Grouped,
+    Hidden,
+    Restrided,
+    Scaled,
+    Sorted,
+    Squeezed,
+    Written,
+    made,
+)
 
 # On paper: one group per hidden layer; of residual networks one per stage and one per inner convolution of a block; of the transformer
 # one for the stream of tokens and per block the heads, the places within a head, and the hidden layer of the network.
@@ -136,6 +148,72 @@ def test_a_group_that_changes_the_outputs_is_left_out_and_named() -> None:
         "first.weight[0]: a permutation changes the outputs",
         "first.bias[0]: a permutation changes the outputs",
     }
+
+
+def test_squeeze_and_excitation_in_an_inverted_residual_block() -> None:
+    symmetry = found(made(Squeezed), 2, 3, 8, 8)
+    assert symmetry.unpermuted == ()
+    groups = {group.size: axes(group) for group in symmetry.groups}
+    norm = {(f"norm.{name}", 0) for name in ("weight", "bias", "running_mean", "running_var")}
+    assert groups == {
+        6: {("stem.weight", 0), ("expand.weight", 1), ("project.weight", 0), ("head.weight", 1)},
+        12: norm
+        | {("expand.weight", 0), ("depthwise.weight", 0), ("reduce.weight", 1), ("project.weight", 1)}
+        | {("widen.weight", 0), ("widen.bias", 0)},
+        5: {("reduce.weight", 0), ("reduce.bias", 0), ("widen.weight", 1)},
+    }
+
+
+def test_channels_last_norm_and_layer_scale() -> None:
+    symmetry = found(made(Scaled), 2, 3, 8, 8)
+    assert symmetry.unpermuted == ()
+    groups = {group.size: axes(group) for group in symmetry.groups}
+    stream = {("stem.weight", 0), ("stem.bias", 0), ("depthwise.weight", 0), ("depthwise.bias", 0), ("gamma", 0)}
+    inside = {("norm.weight", 0), ("norm.bias", 0), ("wide.weight", 1), ("back.weight", 0), ("back.bias", 0)}
+    assert groups == {
+        6: stream | inside | {("head.weight", 1)},
+        24: {("wide.weight", 0), ("wide.bias", 0), ("back.weight", 1)},
+    }
+
+
+def test_heads_of_fused_attention_move_with_their_learned_biases() -> None:
+    symmetry = found(made(Biased), 2, 6)
+    assert sorted(group.size for group in symmetry.groups) == [2, 4, 8]
+    heads = next(group for group in symmetry.groups if group.size == 2)
+    assert axes(heads) == {("qkv.weight", 0), ("qkv.bias", 0), ("bias", 0), ("project.weight", 1)}
+    places = {m.tensor: m.places for m in heads.members}
+    assert places["qkv.bias"].tolist() == [
+        [*range(4), *range(8, 12), *range(16, 20)],
+        [*range(4, 8), *range(12, 16), *range(20, 24)],
+    ]
+    assert symmetry.unpermuted == ("bias[1]: taken by place",)
+
+
+def test_channels_that_are_convolved_over_stay_and_are_named_as_unused_tensors_are() -> None:
+    symmetry = found(made(Channelled), 2, 3, 4, 4)
+    assert [axes(group) for group in symmetry.groups] == [
+        {("hidden.weight", 0), ("hidden.bias", 0), ("head.weight", 1)}
+    ]
+    over = {f"{name}: convolved over" for name in ("stem.weight[0]", "stem.bias[0]", "hidden.weight[1]")}
+    assert set(symmetry.unpermuted) == over | {"spare: not used"}
+
+
+@pytest.mark.parametrize(("kind", "units"), [("places", 5), ("truth", 0)])
+def test_an_index_of_two_axes_replaces_one_axis_or_picks_from_two(kind: str, units: int) -> None:
+    index = torch.tensor([[0, 1], [2, 3]]) if kind == "places" else torch.ones(5, 4, dtype=torch.bool)
+
+    class Indexed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.head = nn.Linear(4, 5), nn.Linear(20, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            table = self.first(x[:, None].expand(-1, 4, -1)).mT  # (B, 5, 4)
+            return self.head(table[:, :, index].flatten(1) if kind == "places" else table[:, index])
+
+    symmetry = found(made(Indexed), 2, 4)
+    assert [group.size for group in symmetry.groups] == [units] * (units > 0)
+    assert symmetry.unpermuted == () if units else "first.weight[0]: taken by place" in symmetry.unpermuted
 
 
 def test_units_written_into_a_tensor_are_followed() -> None:
