@@ -121,16 +121,14 @@ def folder_of(kind: str) -> Callable[[Path], str]:
 
 # ResNet: a stage is tied by its shortcuts, the first to the stem besides; a bottleneck has two layers of a quarter of the width.
 RESNET = [8, 12, 16, 20] + [2, 2, 3, 3] + [4, 4] * 2 + [5, 5]
-CONVNEXT = [8, 12, 16, 20] + [32, 48, 64, 64, 80]
+CONVNEXT = [8, 12, 16, 20, 32, 48, 64, 64, 80]
 
 
 @needs_transformers
 @pytest.mark.parametrize(
     ("spec", "sizes"), [(lambda _: VIT, TINY_VIT), (folder_of("resnet"), RESNET), (folder_of("convnext"), CONVNEXT)]
 )
-def test_transformers_models_keep_their_function(
-    spec: Callable[[Path], str], sizes: list[int], tmp_path: Path
-) -> None:
+def test_transformers_models_keep_their_function(spec: Callable[[Path], str], sizes: list[int], tmp_path: Path) -> None:
     model = settled(spec(tmp_path))
     symmetry = symmetry_of(model, drawn(2, 2), generator=generator(3))
     assert_covered(model, symmetry)

@@ -23,7 +23,8 @@ def symmetry_of(module: nn.Module, x: Tensor, *, generator: torch.Generator) -> 
     next, the scale and shift of a norm, both ends of a shortcut. Any module will do: linear layers, convolutions (grouped and depthwise
     ones too), BatchNorm, LayerNorm, GroupNorm, attention, additions, concatenation, flattening, pooling, views. Of a grouped convolution
     whole groups move, and the channels within alike in every group; of attention whole heads, and the places within alike in every head.
-    Axes that went through any other operation are left as they are and named in `unpermuted`, and so are parameters that are not used. Found without gradient, on a copy.
+    Axes that went through any other operation are left as they are and named in `unpermuted`, and so are parameters that are not used.
+    Found without gradient, on a copy.
 
     Then every group is tried on a copy with jittered tensors (:func:`isthmus.geometry.permute.difference`), and one that changes the
     outputs is left out, named too: a module may hide what it does from the watcher.

@@ -40,7 +40,9 @@ MODELS: dict[str, Architecture] = {
     "mlp": Architecture(mlp, "fully connected, three hidden layers of 512; any input shape (Ainsworth et al. 2023)"),
     "preresnet": Architecture(preresnet, "pre-activation ResNet, depth 26 as in Zhao et al. 2020 (also 56, 110, 164)"),
     "resnet18": Architecture(resnet18, "ResNet18 for small images: 3x3 stem, no max-pooling (He et al. 2016)"),
-    "resnet20": Architecture(resnet20, "ResNet of three stages for small images, depth 20 (also 32, 44, 56, 110; He et al. 2016)"),
+    "resnet20": Architecture(
+        resnet20, "ResNet of three stages for small images, depth 20 (also 32, 44, 56, 110; He et al. 2016)"
+    ),
     "vgg11": Architecture(vgg11, "VGG11 without BatchNorm, one linear layer (Jordan et al. 2023)"),
     "vgg11-bn": Architecture(vgg11_bn, "VGG11 with BatchNorm"),
     "vgg16": Architecture(vgg16, "VGG16 without BatchNorm, linear layers of 512 (Garipov et al. 2018)"),

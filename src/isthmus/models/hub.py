@@ -89,7 +89,9 @@ def _configuration(transformers: ModuleType, name: str) -> Any:  # noqa: ANN401 
     if name in types:
         config = transformers.AutoConfig.for_model(name)
         classes = types[name]
-        if not isinstance(classes, str):  # of several classes (DeiT: with a teacher or without) the configuration must name one
+        if not isinstance(
+            classes, str
+        ):  # of several classes (DeiT: with a teacher or without) the configuration must name one
             config.architectures = [classes[0]]
         return config
     if "/" in name or Path(name).is_dir():
