@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from copy import deepcopy
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -55,13 +56,19 @@ class Groups:
     unpermuted: tuple[str, ...]
 
 
+@cache
+def images_of(data: str) -> tuple[Samples, Samples]:
+    """Return 64 images for the statistics and 20 to compare outputs on."""
+    splits = load_data(data, size=SIZE)
+    return splits.train.subset(64, generator=stream(0, "settle")), splits.test.subset(20, generator=stream(0, "test"))
+
+
 def groups_of(spec: str, data: str) -> Groups:
     """Return the groups of an architecture for images of `data` scaled to 32 pixels; BatchNorm has the statistics of 64 of them."""
-    splits = load_data(data, size=SIZE)
-    model = build_model(spec, num_classes=splits.num_classes, input_shape=splits.input_shape, seed=0).eval()
+    settle, images = images_of(data)
+    model = build_model(spec, num_classes=settle.num_classes, input_shape=settle.input_shape, seed=0).eval()
     if running_layers(model):  # with those of a fresh deep network nothing would reach the outputs
-        Recalibrate(splits.train.subset(64, generator=stream(0, "settle")))(model)
-    images = splits.test.subset(50, generator=stream(0, "test"))
+        Recalibrate(settle)(model)
     found = symmetry_of(model, images.inputs(torch.arange(2)), generator=stream(0, "symmetry"))
     copy = permuted(model, found, random_permutations(found, stream(0, "permutation")))
     moved = {member.tensor for group in found.groups for member in group.members}
@@ -111,10 +118,9 @@ def keep_groups(spec: str, data: str, folder: Path) -> None:
 def groups_table(folder: Path) -> list[str]:
     """Return what is there as lines of Markdown."""
     lines = [
-        "## Permutation groups",
-        "",
-        f"Found in one forward pass of fresh weights, for images of {SIZE} x {SIZE}. Covered: parameters in tensors that move. Change: of an output",
-        "by a random permutation of all groups, as a share of the largest; rounding: of float32 without one; exact: the change in float64.",
+        f"Found in one forward pass of fresh weights, for images of {SIZE} x {SIZE}. Covered: parameters in tensors that move. Change: of",
+        "an output by a random permutation of all groups, as a share of the largest; rounding: that of float32 without one; exact: the",
+        "change in float64.",
         "",
         "| architecture | parameters | groups | units | covered (%) | change | rounding | exact | axes left as they are |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---|",
@@ -143,7 +149,8 @@ def main() -> None:
     for spec in filter(installed, ALL):
         print(spec, flush=True)
         keep_groups(spec, given.data, given.out)
-    text = "\n".join(groups_table(given.out)) + "\n"
+    about = f"Made by `python benchmarks/permutation_groups.py --data {given.data} --out DIR --table FILE`."
+    text = "\n".join(["# Permutation groups", "", about, *groups_table(given.out)]) + "\n"
     if given.table is None:
         print(text)
     else:

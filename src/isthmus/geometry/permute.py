@@ -135,7 +135,8 @@ def _settled(module: nn.Module, x: Tensor) -> nn.Module:
     device, dtype = placement(module)
     with torch.random.fork_rng(devices=[]), evaluating(module), torch.no_grad(), suppress(RuntimeError, ValueError):
         for layer in (layers := running_layers(module)):
-            layer.training, layer.momentum = True, 1.0  # pyright: ignore[reportAttributeAccessIssue]  a float of theirs
+            layer.training = True
+            vars(layer)["momentum"] = 1.0
         if layers:
             checked_forward(module, x.to(device, dtype, copy=True), 1)
     return module
