@@ -319,3 +319,21 @@ def test_wrong_input_is_one_line(capsys, tmp_path, models, spec):
     done = call(capsys, "align", *models[:2], *FEW, "--out", tmp_path / "o")
     assert done.code == 2
     assert "`out` should" in done.err
+
+
+def test_a_model_that_rounds_by_more_than_the_tolerance_is_judged_in_float64(capsys, tmp_path, models):
+    """Pairs of equal units, weighed by a million and by minus a million and one: in float32 their order shows."""
+    one = loaded(models[1])
+    first, head = [layer for layer in one.modules() if isinstance(layer, nn.Linear)]
+    with torch.no_grad():
+        first.weight.copy_(first.weight[:4].repeat(2, 1))
+        first.bias.copy_(first.bias[:4].repeat(2))
+        head.weight.copy_(torch.cat([head.weight[:, :4] + 1e6, head.weight[:, 4:] - 1e6], 1))
+    card = Card(arch="mlp:depth=1", width=8, num_classes=10, input_shape=(1, 8, 8), data="digits")
+    save_model(one, tmp_path / "rough.safetensors", card)
+    done = call(capsys, "align", models[0], tmp_path / "rough.safetensors", *FEW, "--out", tmp_path / "o", "--json")
+    assert done.code == 0, done.err
+    assert done.json["models"][0]["output_change"] < 1e-6
+    samples, _ = images()
+    before, after = (logits(m, samples) for m in (one, loaded(tmp_path / "o" / "aligned-1.safetensors")))
+    assert float((after - before).abs().max() / before.abs().max()) > recipes.TOLERANCE

@@ -20,7 +20,7 @@ from isthmus.geometry.permute import (
 from isthmus.geometry.symmetry import symmetry_of
 from isthmus.geometry.units import Group, Member, Symmetry
 from isthmus.models import build_model
-from symmetry_example import Forked, Grouped, made
+from symmetry_example import Faint, Forked, Grouped, made
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -115,6 +115,22 @@ def test_a_group_without_one_of_its_tensors_is_refused(tensor: str) -> None:
     if tensor.startswith("1.running_mean"):
         copy = permuted(module, wrong, random_permutations(wrong, generator()))
         assert torch.allclose(copy(X), module(X), atol=1e-6)
+
+
+def test_a_wrong_group_is_seen_although_a_fresh_network_lets_no_signal_through() -> None:
+    module, x = made(Faint), torch.rand(4, 6, generator=generator(1))
+    with torch.no_grad():
+        assert float((module(x) - module(x)[:1]).abs().max()) == 0.0  # thirty factors of about 0.02
+    symmetry = symmetry_of(module, x, generator=generator())
+    wrong = replace(symmetry, groups=(without(symmetry, "layers.0.weight").groups[0], *symmetry.groups[1:]))
+    with untouched(module):
+        right, change = (
+            difference(module, s, cycles(s, generator(2)), x, generator=generator(3)) for s in (symmetry, wrong)
+        )
+    assert right < 1e-9
+    assert change > 1e-3
+    with pytest.raises(InputError, match=r"by permuting the 6 units of layers\.1\.weight\[0\]"):
+        require_preserved(module, wrong, x, generator=generator(4))
 
 
 def test_the_wrong_one_of_two_groups_is_the_one_named() -> None:

@@ -1,7 +1,5 @@
 """Groups of hidden units found by watching: those that can be counted on paper, and none that changes the function."""
 
-from itertools import permutations as orders
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,12 +7,23 @@ from torch.nn import functional
 
 from contracts.modules import odd_module, untouched
 from isthmus._check import InputError
-from isthmus.geometry.axes import Product, Space, Sum, fixed, join, resolved, spaces, split
 from isthmus.geometry.permute import permuted, random_permutations
-from isthmus.geometry.symmetry import places_of, symmetry_of
+from isthmus.geometry.symmetry import symmetry_of
 from isthmus.geometry.units import Group, Symmetry
 from isthmus.models import MODELS, build_model
-from symmetry_example import Forked, Grouped, Hidden, Restrided, Sorted, Written, made
+from symmetry_example import (
+    Biased,
+    Channelled,
+    Forked,
+    Grouped,
+    Hidden,
+    Restrided,
+    Scaled,
+    Sorted,
+    Squeezed,
+    Written,
+    made,
+)
 
 # On paper: one group per hidden layer; of residual networks one per stage and one per inner convolution of a block; of the transformer
 # one for the stream of tokens and per block the heads, the places within a head, and the hidden layer of the network.
@@ -25,6 +34,9 @@ ZOO = {
     "preresnet": (4, [4] * 5 + [8] * 5 + [16] * 5),
     "preresnet:depth=56": (4, [4] + [16] + [4] * 12 + [32] + [8] * 12 + [64] + [16] * 12),
     "resnet18": (4, [4] * 3 + [8] * 3 + [16] * 3 + [32] * 3),
+    "resnet20": (4, [4] * 4 + [8] * 4 + [16] * 4),
+    "vgg11": (4, [4, 8] + [16] * 2 + [32] * 4),
+    "vgg11-bn": (4, [4, 8] + [16] * 2 + [32] * 4),
     "vgg16": (4, [4] * 2 + [8] * 2 + [16] * 3 + [32] * 8),
     "vgg16-bn": (4, [4] * 2 + [8] * 2 + [16] * 3 + [32] * 8),
     "vit": (24, [24] + [3, 8, 96] * 6),
@@ -135,6 +147,72 @@ def test_a_group_that_changes_the_outputs_is_left_out_and_named() -> None:
     }
 
 
+def test_squeeze_and_excitation_in_an_inverted_residual_block() -> None:
+    symmetry = found(made(Squeezed), 2, 3, 8, 8)
+    assert symmetry.unpermuted == ()
+    groups = {group.size: axes(group) for group in symmetry.groups}
+    norm = {(f"norm.{name}", 0) for name in ("weight", "bias", "running_mean", "running_var")}
+    assert groups == {
+        6: {("stem.weight", 0), ("expand.weight", 1), ("project.weight", 0), ("head.weight", 1)},
+        12: norm
+        | {("expand.weight", 0), ("depthwise.weight", 0), ("reduce.weight", 1), ("project.weight", 1)}
+        | {("widen.weight", 0), ("widen.bias", 0)},
+        5: {("reduce.weight", 0), ("reduce.bias", 0), ("widen.weight", 1)},
+    }
+
+
+def test_channels_last_norm_and_layer_scale() -> None:
+    symmetry = found(made(Scaled), 2, 3, 8, 8)
+    assert symmetry.unpermuted == ()
+    groups = {group.size: axes(group) for group in symmetry.groups}
+    stream = {("stem.weight", 0), ("stem.bias", 0), ("depthwise.weight", 0), ("depthwise.bias", 0), ("gamma", 0)}
+    inside = {("norm.weight", 0), ("norm.bias", 0), ("wide.weight", 1), ("back.weight", 0), ("back.bias", 0)}
+    assert groups == {
+        6: stream | inside | {("head.weight", 1)},
+        24: {("wide.weight", 0), ("wide.bias", 0), ("back.weight", 1)},
+    }
+
+
+def test_heads_of_fused_attention_move_with_their_learned_biases() -> None:
+    symmetry = found(made(Biased), 2, 6)
+    assert sorted(group.size for group in symmetry.groups) == [2, 4, 8]
+    heads = next(group for group in symmetry.groups if group.size == 2)
+    assert axes(heads) == {("qkv.weight", 0), ("qkv.bias", 0), ("bias", 0), ("project.weight", 1)}
+    places = {m.tensor: m.places for m in heads.members}
+    assert places["qkv.bias"].tolist() == [
+        [*range(4), *range(8, 12), *range(16, 20)],
+        [*range(4, 8), *range(12, 16), *range(20, 24)],
+    ]
+    assert symmetry.unpermuted == ("bias[1]: taken by place",)
+
+
+def test_channels_that_are_convolved_over_stay_and_are_named_as_unused_tensors_are() -> None:
+    symmetry = found(made(Channelled), 2, 3, 4, 4)
+    assert [axes(group) for group in symmetry.groups] == [
+        {("hidden.weight", 0), ("hidden.bias", 0), ("head.weight", 1)}
+    ]
+    over = {f"{name}: convolved over" for name in ("stem.weight[0]", "stem.bias[0]", "hidden.weight[1]")}
+    assert set(symmetry.unpermuted) == over | {"spare: not used"}
+
+
+@pytest.mark.parametrize(("kind", "units"), [("places", 5), ("truth", 0)])
+def test_an_index_of_two_axes_replaces_one_axis_or_picks_from_two(kind: str, units: int) -> None:
+    index = torch.tensor([[0, 1], [2, 3]]) if kind == "places" else torch.ones(5, 4, dtype=torch.bool)
+
+    class Indexed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.head = nn.Linear(4, 5), nn.Linear(20, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            table = self.first(x[:, None].expand(-1, 4, -1)).mT  # (B, 5, 4)
+            return self.head(table[:, :, index].flatten(1) if kind == "places" else table[:, index])
+
+    symmetry = found(made(Indexed), 2, 4)
+    assert [group.size for group in symmetry.groups] == [units] * (units > 0)
+    assert symmetry.unpermuted == () if units else "first.weight[0]: taken by place" in symmetry.unpermuted
+
+
 def test_units_written_into_a_tensor_are_followed() -> None:
     symmetry = found(made(Written), 2, 6)
     places = [{(m.tensor, m.axis): m.places.flatten().tolist() for m in group.members} for group in symmetry.groups]
@@ -217,65 +295,3 @@ def test_the_module_must_be_one_and_the_inputs_two() -> None:
         symmetry_of(net, torch.rand(1, 3), generator=generator())
     with pytest.raises(InputError, match=r"`model` should take inputs of shape \(B, 4\)."):
         symmetry_of(net, torch.rand(2, 4), generator=generator())
-
-
-# ---- the algebra of axes --------------------------------------------------------------------------------------------
-
-
-def test_joining_a_flattened_axis_gives_its_parts_row_by_row() -> None:
-    channels, long = Space(3), Space(6)
-    join(long, Product((channels, fixed(2))))
-    assert spaces(long)[0] is channels
-    ((space, places),) = places_of(long)
-    assert space is channels
-    assert places.tolist() == [[0, 1], [2, 3], [4, 5]]
-
-
-def test_joined_sums_are_cut_to_each_other_and_places_go_on_counting() -> None:
-    one, two, three = Space(3), Space(4), Space(2)
-    join(Sum((one, two)), Sum((three, Space(5))))
-    parts = resolved(Sum((one, two)))
-    assert [space.size for space in spaces(parts)] == [2, 1, 4]
-    assert spaces(parts)[0] is three
-    assert places_of(parts)[-1][1].flatten().tolist() == [3, 4, 5, 6]
-
-
-def test_axes_that_do_not_nest_keep_no_permutation() -> None:
-    one, two = Product((Space(2), Space(3))), Product((Space(3), Space(2)))
-    join(one, two)
-    assert all(space.pinned and space.why == "axes that do not nest" for space in spaces(one) + spaces(two))
-
-
-def test_an_axis_that_is_a_part_of_itself_keeps_no_permutation() -> None:
-    space = Space(4)
-    join(space, Product((space, Space(1))))  # a part of one place is none
-    assert [s.pinned for s in spaces(space)] == [False]
-    units = Space(2)
-    long = Space(4)
-    join(long, Product((units, fixed(2))))
-    join(long, Sum((units, units)))
-    assert all(part.pinned or part.size == 1 for part in spaces(long))
-    empty = Space(3)
-    join(empty, Sum((empty, Space(0))))
-    assert [s.pinned for s in spaces(empty)] == [False]
-
-
-def test_axes_of_other_sizes_do_not_join() -> None:
-    with pytest.raises(ValueError, match="axes of 2 and 3 places do not correspond"):
-        join(Space(2), Space(3))
-
-
-def test_a_product_is_split_only_between_rows() -> None:
-    assert split(Product((fixed(3), Space(4))), 6) is None
-    ends = split(Product((Space(3), Space(4))), 8)
-    assert ends is not None
-    assert [end.size for end in ends] == [8, 4]
-
-
-@pytest.mark.parametrize("order", list(orders((2, 3, 4))))
-def test_places_in_a_product_are_those_of_a_reshaped_range(order: tuple[int, int, int]) -> None:
-    parts = tuple(Space(n) for n in order)
-    table = torch.arange(24).view(order)
-    for k, (space, places) in enumerate(places_of(Product(parts))):
-        assert space is parts[k]
-        assert torch.equal(places, table.movedim(k, 0).flatten(1))

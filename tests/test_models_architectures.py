@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from isthmus._check import InputError
-from isthmus.models import MODELS, cnn, lenet, mlp, preresnet, resnet18, vgg16, vgg16_bn, vit
+from isthmus.models import MODELS, cnn, lenet, mlp, preresnet, resnet18, resnet20, vgg11, vgg11_bn, vgg16, vgg16_bn, vit
 
 CIFAR, MNIST, DIGITS = (3, 32, 32), (1, 28, 28), (1, 8, 8)
 
@@ -25,6 +25,11 @@ def count(model: nn.Module) -> int:
         (lambda: resnet18(10, CIFAR), 11_173_962),
         (lambda: resnet18(10, CIFAR, width=32), 2_797_610),  # Liu et al. 2020, w = 8
         (lambda: resnet18(10, CIFAR, width=4), 44_622),  # the same, w = 1
+        # He et al. 2016 count 269,722 with option A; B has two 1x1 convolutions and their BatchNorm besides
+        (lambda: resnet20(10, CIFAR), 269_722 + 16 * 32 + 32 * 64 + 2 * (32 + 64)),
+        (lambda: resnet20(10, CIFAR, depth=110), 1_727_962 + 16 * 32 + 32 * 64 + 2 * (32 + 64)),
+        (lambda: vgg11(10, CIFAR), 9_231_114 - 2 * 2_752),  # with BatchNorm: the count of the form in common use
+        (lambda: vgg11_bn(10, CIFAR), 9_231_114),
         (lambda: vgg16(10, CIFAR), 15_245_130),  # Zhao et al. 2020
         (lambda: vgg16_bn(10, CIFAR), 15_245_130 + 2 * 4_224),  # a scale and a shift for each of the 4,224 channels
         (lambda: preresnet(10, CIFAR), 369_498),  # Zhao et al. 2020: depth 26
@@ -96,7 +101,7 @@ def test_dropout_acts_in_training_only_and_can_be_off():
 
 
 def test_vgg_equals_a_plain_sequential_of_its_layers():
-    for factory, norm in ((vgg16, False), (vgg16_bn, True)):
+    for factory, norm in ((vgg11, False), (vgg11_bn, True), (vgg16, False), (vgg16_bn, True)):
         model = factory(5, CIFAR, width=4).eval()
         layers: list[nn.Module] = []
         for block in model.layer_blocks:
@@ -178,6 +183,7 @@ def test_convolutions_are_drawn_with_the_deviation_of_he():
         (lambda: preresnet(10, CIFAR, depth=27), "`depth` should be 6 n + 2 below 44 (26) or 9 n + 2"),
         (lambda: preresnet(10, CIFAR, depth=50), "Found 50."),
         (lambda: preresnet(10, CIFAR, depth=2), "Found 2."),
+        (lambda: resnet20(10, CIFAR, depth=21), "`depth` should be 6 n + 2 (20, 32, 44, 56, 110). Found 21."),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(call, message):

@@ -73,6 +73,13 @@ def test_transformers_return_logits_as_a_tensor_and_load_their_own_files(tmp_pat
 
 
 @needs_transformers
+def test_of_several_classes_of_transformers_the_first_is_built():
+    model = build_model(TINY.replace("hf:vit", "hf:deit"), num_classes=7, input_shape=GREY).eval()
+    assert type(model.model).__name__ == "DeiTForImageClassification"
+    assert model(torch.rand(1, *GREY)).shape == (1, 7)
+
+
+@needs_transformers
 def test_transformers_read_a_configuration_from_a_folder(tmp_path):
     build_model(TINY, num_classes=7, input_shape=CIFAR).model.config.save_pretrained(tmp_path)
     model = build_model(f"hf:{tmp_path}", num_classes=3, input_shape=GREY).eval()

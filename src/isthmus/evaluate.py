@@ -24,6 +24,13 @@ def evaluating(model: nn.Module) -> Generator[None]:
             module.training = training
 
 
+def running_layers(module: nn.Module) -> list[nn.Module]:
+    """Return the layers of `module` that keep running statistics (BatchNorm, InstanceNorm that tracks)."""
+    return [
+        m for m in module.modules() if isinstance(getattr(m, "running_mean", None), Tensor) and hasattr(m, "momentum")
+    ]
+
+
 def logits(
     model: nn.Module, samples: Samples, *, batch_size: int = 500, transform: Callable[[Tensor], Tensor] | None = None
 ) -> Tensor:

@@ -5,10 +5,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from isthmus._check import InputError, require
 from isthmus.data import Samples
+from isthmus.evaluate import running_layers
 from isthmus.layout import memory_format_for, placement
 
 
@@ -64,13 +65,6 @@ class BatchStatistics:
             for name in ("running_mean", "running_var", "num_batches_tracked"):
                 setattr(layer, name, None)
             layer.track_running_stats = False  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
-
-
-def running_layers(module: nn.Module) -> list[nn.Module]:
-    """Return the layers of `module` that keep running statistics (BatchNorm, InstanceNorm that tracks)."""
-    return [
-        m for m in module.modules() if isinstance(getattr(m, "running_mean", None), Tensor) and hasattr(m, "momentum")
-    ]
 
 
 def require_policy(module: nn.Module, settle: object | None) -> None:

@@ -3,6 +3,7 @@
 from math import prod
 from typing import cast
 
+import torch
 from torch import Tensor
 
 from isthmus.geometry.axes import Axis, Product, Space, Sum, fixed, join, pin, resolved, split
@@ -155,17 +156,22 @@ def _stack(call: Call) -> Axes:
 
 
 def _index(call: Call) -> Axes:
-    """Pin what is indexed; the rest stays where only one axis is indexed, as in x[:, index]."""
+    """Pin what is indexed; the rest stays where one axis alone is indexed, as in x[:, index], by a table of any shape."""
     x, shape = call.axes("self"), call.result.shape
     indices = cast("list[Tensor | None]", call.given["indices"])
     used = [(k, index) for k, index in enumerate(indices) if index is not None]
-    if len(used) != 1 or used[0][1].ndim > 1:
+    if len(used) != 1 or (used[0][1].ndim > 1 and not _counts(used[0][1])):
         for axis in x:
             pin(axis, "taken by place")
         return tuple(map(fixed, shape))
-    place = used[0][0]
+    place, index = used[0]
     pin(x[place], "taken by place")
-    return (*x[:place], *map(fixed, shape[place : place + 1]), *x[place + 1 :])
+    return (*x[:place], *map(fixed, shape[place : place + index.ndim]), *x[place + 1 :])
+
+
+def _counts(index: Tensor) -> bool:
+    """Return whether an index holds places; one of truth values picks from as many axes as it has."""
+    return index.dtype not in (torch.bool, torch.uint8)
 
 
 def _index_select(call: Call) -> Axes:

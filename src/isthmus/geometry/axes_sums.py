@@ -18,7 +18,9 @@ def _convolution(call: Call) -> Axes:
         channels = weight[0]
     if "bias" in call.held:
         join(channels, call.axes("bias")[0])
-    for axis in (*x[2:], *weight[2:]):
+    for axis in x[2:]:
+        pin(axis, "convolved over")
+    for axis in weight[2:]:
         pin(axis)
     return (x[0], channels, *map(fixed, call.result.shape[2:]))
 
@@ -66,8 +68,8 @@ def _attention(call: Call) -> Axes:
         join(a, b)
         join(b, c)
     join(query[-1], key[-1])
-    for axis in (query[-2], key[-2], value[-2]):  # tokens
-        pin(axis)
+    for axis in (query[-2], key[-2], value[-2]):
+        pin(axis, "tokens")
     for mask in call.held.keys() & {"attn_mask", "attn_bias"}:
         for axis, of in zip(reversed(call.axes(mask)), (key[-2], query[-2], *reversed(query[:-2])), strict=False):
             if axis.size > 1:

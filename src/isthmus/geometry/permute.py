@@ -1,13 +1,14 @@
 """Permuted copies of a module: the same function at another place in weight space."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
 
 from isthmus._check import InputError, require
-from isthmus.evaluate import checked_forward, evaluating
+from isthmus.evaluate import checked_forward, evaluating, running_layers
 from isthmus.geometry.units import Member, Symmetry
 from isthmus.layout import placement
 
@@ -101,10 +102,11 @@ def difference(
     """Return max |f'(x) - f(x)| / max |f(x)| of a module f and its permuted copy f', in evaluation mode and float64 where it runs.
 
     f is a copy whose floating-point tensors are jittered first: in a fresh module scales are all one and shifts all zero, which would
-    hide that they were left where they are.
+    hide that they were left where they are. Running statistics become those of x: with those of a fresh deep network its signal dies
+    out on the way, and the outputs would hide everything.
     """
     for dtype in (torch.float64, placement(module)[1]):
-        jittered = _jittered(module, generator, dtype)
+        jittered = _settled(_jittered(module, generator, dtype), x)
         try:
             expected, found = (_outputs(m, x) for m in (jittered, permuted(jittered, symmetry, permutations)))
         except (RuntimeError, ValueError):
@@ -126,6 +128,18 @@ def _jittered(module: nn.Module, generator: torch.Generator, dtype: torch.dtype)
                 size = tensor.abs().mean() if tensor.isfinite().all() and bool(tensor.any()) else tensor.new_tensor(0.5)
                 tensor.copy_((0.2 * noise).exp() * torch.where(tensor == 0, (0.2 * size * noise).abs(), tensor))
     return copy
+
+
+def _settled(module: nn.Module, x: Tensor) -> nn.Module:
+    """Return the module, its running statistics those of x where it can be run so."""
+    device, dtype = placement(module)
+    with torch.random.fork_rng(devices=[]), evaluating(module), torch.no_grad(), suppress(RuntimeError, ValueError):
+        for layer in (layers := running_layers(module)):
+            layer.training = True
+            vars(layer)["momentum"] = 1.0
+        if layers:
+            checked_forward(module, x.to(device, dtype, copy=True), 1)
+    return module
 
 
 def _outputs(module: nn.Module, x: Tensor) -> Tensor:

@@ -23,7 +23,8 @@ def symmetry_of(module: nn.Module, x: Tensor, *, generator: torch.Generator) -> 
     next, the scale and shift of a norm, both ends of a shortcut. Any module will do: linear layers, convolutions (grouped and depthwise
     ones too), BatchNorm, LayerNorm, GroupNorm, attention, additions, concatenation, flattening, pooling, views. Of a grouped convolution
     whole groups move, and the channels within alike in every group; of attention whole heads, and the places within alike in every head.
-    Axes that went through any other operation are left as they are and named in `unpermuted`. Found without gradient, on a copy.
+    Axes that went through any other operation are left as they are and named in `unpermuted`, and so are parameters that are not used.
+    Found without gradient, on a copy.
 
     Then every group is tried on a copy with jittered tensors (:func:`isthmus.geometry.permute.difference`), and one that changes the
     outputs is left out, named too: a module may hide what it does from the watcher.
@@ -37,7 +38,8 @@ def symmetry_of(module: nn.Module, x: Tensor, *, generator: torch.Generator) -> 
     found = trace(module, x)
     _part_squares(found)
     named = _groups(found)
-    symmetry = Symmetry(tuple(group for _, group in named), _unpermuted(found), _readings(found, named), found.steps)
+    told = (*_unpermuted(found), *(f"{n}: not used" for n, _ in module.named_parameters() if n not in found.axes))
+    symmetry = Symmetry(tuple(group for _, group in named), told, _readings(found, named), found.steps)
     return _sound(module, symmetry, x, generator)
 
 
@@ -96,7 +98,7 @@ def _unpermuted(found: Trace) -> tuple[str, ...]:
     for name, axes in found.axes.items():
         for k, axis in enumerate(axes):
             held = spaces(axis)
-            reasons = sorted({space.why for space in held if space.why is not None})
+            reasons = sorted({space.why for space in held if space.why is not None and space.size > 1})
             if axis.size > 1 and reasons and all(space.pinned or space.size < 2 for space in held):
                 told.append(f"{name}[{k}]: {', '.join(reasons)}")
     return tuple(told)

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from isthmus._check import InputError, nearest, require, unknown
-from isthmus.models.convolutional import cnn, lenet, vgg16, vgg16_bn
+from isthmus.models.convolutional import cnn, lenet, vgg11, vgg11_bn, vgg16, vgg16_bn
 from isthmus.models.hub import Option, huggingface_model, timm_model
 from isthmus.models.initial import seeded
 from isthmus.models.own import import_object, names_object, where
 from isthmus.models.perceptron import mlp
-from isthmus.models.residual import preresnet, resnet18
+from isthmus.models.residual import preresnet, resnet18, resnet20
 from isthmus.models.shapes import Shape, require_task
 from isthmus.models.transformer import vit
 
@@ -40,8 +40,13 @@ MODELS: dict[str, Architecture] = {
     "mlp": Architecture(mlp, "fully connected, three hidden layers of 512; any input shape (Ainsworth et al. 2023)"),
     "preresnet": Architecture(preresnet, "pre-activation ResNet, depth 26 as in Zhao et al. 2020 (also 56, 110, 164)"),
     "resnet18": Architecture(resnet18, "ResNet18 for small images: 3x3 stem, no max-pooling (He et al. 2016)"),
+    "resnet20": Architecture(
+        resnet20, "ResNet of three stages for small images, depth 20 (also 32, 44, 56, 110; He et al. 2016)"
+    ),
+    "vgg11": Architecture(vgg11, "VGG11 without BatchNorm, one linear layer (Jordan et al. 2023)"),
+    "vgg11-bn": Architecture(vgg11_bn, "VGG11 with BatchNorm"),
     "vgg16": Architecture(vgg16, "VGG16 without BatchNorm, linear layers of 512 (Garipov et al. 2018)"),
-    "vgg16-bn": Architecture(vgg16_bn, "the same with BatchNorm"),
+    "vgg16-bn": Architecture(vgg16_bn, "VGG16 with BatchNorm"),
     "vit": Architecture(vit, "vision transformer, patches of 4, 6 blocks of width 192 (Dosovitskiy et al. 2021)"),
 }
 

@@ -1,4 +1,4 @@
-"""Convolutional networks without shortcuts: `lenet`, `cnn`, `vgg16`, `vgg16_bn`."""
+"""Convolutional networks without shortcuts: `lenet`, `cnn`, `vgg11`, `vgg11_bn`, `vgg16`, `vgg16_bn`."""
 
 from math import ceil
 
@@ -8,7 +8,8 @@ from torch.nn import functional
 from isthmus.models.initial import he_convolutions
 from isthmus.models.shapes import Shape, image_shape, require_dropout, require_size, require_task
 
-_VGG16 = ((1, 1), (2, 2), (4, 4, 4), (8, 8, 8), (8, 8, 8))
+_VGG11_BLOCKS = ((1,), (2,), (4, 4), (8, 8), (8, 8))
+_VGG16_BLOCKS = ((1, 1), (2, 2), (4, 4, 4), (8, 8, 8), (8, 8, 8))
 
 
 class LeNet(nn.Module):
@@ -76,9 +77,9 @@ def cnn(num_classes: int, input_shape: Shape, *, width: int = 16, depth: int = 3
 
 
 class VGG(nn.Module):
-    """Blocks of 3x3 convolutions, each block followed by 2x2 max-pooling, and three linear layers; a ReLU after every `stride` layers."""
+    """Blocks of 3x3 convolutions, each block followed by 2x2 max-pooling, and linear layers; a ReLU after every `stride` layers."""
 
-    def __init__(self, blocks: list[nn.ModuleList], classifier: nn.Sequential, stride: int):
+    def __init__(self, blocks: list[nn.ModuleList], classifier: nn.Module, stride: int):
         super().__init__()
         self.stride = stride
         self.layer_blocks = nn.ModuleList(blocks)
@@ -98,6 +99,20 @@ class VGG(nn.Module):
         return self.classifier(x.flatten(1))
 
 
+def vgg11(num_classes: int, input_shape: Shape, *, width: int = 64) -> nn.Module:
+    """Return VGG11 without BatchNorm, one linear layer behind it: 9,225,610 parameters for 3x32x32 and 10 classes.
+
+    Eight 3x3 convolutions with bias, widths w (1 | 2 | 4 4 | 8 8 | 8 8), max-pooling after each bar (configuration A of Simonyan and
+    Zisserman 2015, in the form for CIFAR that REPAIR merges, Jordan et al. 2023). Sides as for :func:`vgg16`.
+    """
+    return _vgg11(num_classes, input_shape, width, [])
+
+
+def vgg11_bn(num_classes: int, input_shape: Shape, *, width: int = 64) -> nn.Module:
+    """Return :func:`vgg11` with BatchNorm between each convolution and its ReLU."""
+    return _vgg11(num_classes, input_shape, width, [nn.BatchNorm2d])
+
+
 def vgg16(num_classes: int, input_shape: Shape, *, width: int = 64, dropout: float = 0.5) -> nn.Module:
     """Return VGG16 without BatchNorm as in Garipov et al. 2018 and Zhao et al. 2020: 15,245,130 parameters for 3x32x32, 10 classes.
 
@@ -105,7 +120,7 @@ def vgg16(num_classes: int, input_shape: Shape, *, width: int = 64, dropout: flo
     8w - 8w - classes with dropout on the inputs of the first two. Tensor names are those of the code of Garipov et al., so its
     files load. Where 32 does not divide a side, pooling rounds up. Sides of at least 8 pixels.
     """
-    return _vgg(num_classes, input_shape, width, dropout, [])
+    return _vgg16(num_classes, input_shape, width, dropout, [])
 
 
 def vgg16_bn(num_classes: int, input_shape: Shape, *, width: int = 64, dropout: float = 0.5) -> nn.Module:
@@ -114,33 +129,53 @@ def vgg16_bn(num_classes: int, input_shape: Shape, *, width: int = 64, dropout: 
     Tensor names are those of VGG16BN in the code of Garipov et al., whose forward pass however pairs layers with activations one
     to one and so skips half of them: a file made there loads here but computes something else.
     """
-    return _vgg(num_classes, input_shape, width, dropout, [nn.BatchNorm2d])
+    return _vgg16(num_classes, input_shape, width, dropout, [nn.BatchNorm2d])
 
 
-def _vgg(
+def _vgg11(num_classes: int, input_shape: Shape, width: int, norms: list[type[nn.BatchNorm2d]]) -> nn.Module:
+    blocks, features = _vgg_blocks(num_classes, input_shape, width, _VGG11_BLOCKS, norms)
+    return _vgg(blocks, nn.Linear(features, num_classes), norms)
+
+
+def _vgg16(
     num_classes: int, input_shape: Shape, width: int, dropout: float, norms: list[type[nn.BatchNorm2d]]
 ) -> nn.Module:
-    require_task(num_classes, input_shape)
-    require_size("width", width)
     require_dropout(dropout)
-    image = image_shape(input_shape, model="vgg16", least=8)
-    channels, blocks = image[0], list[nn.ModuleList]()
-    for multiples in _VGG16:
-        layers: list[nn.Module] = []
-        for outside in (width * multiple for multiple in multiples):
-            layers += [nn.Conv2d(channels, outside, 3, padding=1), *(norm(outside) for norm in norms)]
-            channels = outside
-        blocks.append(nn.ModuleList(layers))
-    cells = ceil(image[1] / 32) * ceil(image[2] / 32)
+    blocks, features = _vgg_blocks(num_classes, input_shape, width, _VGG16_BLOCKS, norms)
     classifier = nn.Sequential(
         nn.Dropout(dropout),
-        nn.Linear(channels * cells, 8 * width),
+        nn.Linear(features, 8 * width),
         nn.ReLU(),
         nn.Dropout(dropout),
         nn.Linear(8 * width, 8 * width),
         nn.ReLU(),
         nn.Linear(8 * width, num_classes),
     )
+    return _vgg(blocks, classifier, norms)
+
+
+def _vgg(blocks: list[nn.ModuleList], classifier: nn.Module, norms: list[type[nn.BatchNorm2d]]) -> nn.Module:
     model = VGG(blocks, classifier, stride=1 + len(norms))
     he_convolutions(model)
     return model
+
+
+def _vgg_blocks(
+    num_classes: int,
+    input_shape: Shape,
+    width: int,
+    multiples: tuple[tuple[int, ...], ...],
+    norms: list[type[nn.BatchNorm2d]],
+) -> tuple[list[nn.ModuleList], int]:
+    """Return the convolutions of each block, and the number of places that are left after the last pooling."""
+    require_task(num_classes, input_shape)
+    require_size("width", width)
+    image = image_shape(input_shape, model=f"vgg{3 + sum(map(len, multiples))}", least=8)
+    channels, blocks = image[0], list[nn.ModuleList]()
+    for block in multiples:
+        layers: list[nn.Module] = []
+        for outside in (width * multiple for multiple in block):
+            layers += [nn.Conv2d(channels, outside, 3, padding=1), *(norm(outside) for norm in norms)]
+            channels = outside
+        blocks.append(nn.ModuleList(layers))
+    return blocks, channels * ceil(image[1] / 32) * ceil(image[2] / 32)

@@ -87,7 +87,13 @@ def _configuration(transformers: ModuleType, name: str) -> Any:  # noqa: ANN401 
         "transformers.models.auto.modeling_auto"
     ).MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
     if name in types:
-        return transformers.AutoConfig.for_model(name)
+        config = transformers.AutoConfig.for_model(name)
+        classes = types[name]
+        if not isinstance(
+            classes, str
+        ):  # of several classes (DeiT: with a teacher or without) the configuration must name one
+            config.architectures = [classes[0]]
+        return config
     if "/" in name or Path(name).is_dir():
         try:
             return transformers.AutoConfig.from_pretrained(name, local_files_only=True, trust_remote_code=False)

@@ -1,4 +1,4 @@
-"""Residual networks for small images: `resnet18`, `preresnet`."""
+"""Residual networks for small images: `resnet18`, `resnet20`, `preresnet`."""
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -28,27 +28,31 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A 3x3 stem without max-pooling, four stages of basic blocks, the mean over the image, one linear layer."""
+    """A 3x3 stem without max-pooling, `stages` of `blocks` basic blocks each, the mean over the image, one linear layer.
 
-    def __init__(self, num_classes: int, channels: int, width: int):
+    The first stage has the channels of the stem and keeps the image, each later one doubles the channels and halves the sides.
+    """
+
+    def __init__(self, num_classes: int, channels: int, width: int, *, stages: int, blocks: int):
         super().__init__()
+        self.stages = stages
         self.conv1 = nn.Conv2d(channels, width, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.layer1 = _stage(width, width, 1)
-        self.layer2 = _stage(width, 2 * width, 2)
-        self.layer3 = _stage(2 * width, 4 * width, 2)
-        self.layer4 = _stage(4 * width, 8 * width, 2)
-        self.linear = nn.Linear(8 * width, num_classes)
+        inside = width
+        for k in range(stages):
+            outside = width * 2**k
+            later = [(outside, outside, 1)] * (blocks - 1)
+            sizes = [(inside, outside, 1 if k == 0 else 2), *later]
+            self.add_module(f"layer{k + 1}", nn.Sequential(*(BasicBlock(*size) for size in sizes)))
+            inside = outside
+        self.linear = nn.Linear(inside, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (B, classes) of images (B, C, H, W)."""
         x = functional.relu(self.bn1(self.conv1(x)))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        for k in range(1, self.stages + 1):
+            x = self.get_submodule(f"layer{k}")(x)
         return self.linear(x.mean((2, 3)))
-
-
-def _stage(inside: int, outside: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(BasicBlock(inside, outside, stride), BasicBlock(outside, outside, 1))
 
 
 def resnet18(num_classes: int, input_shape: Shape, *, width: int = 64) -> nn.Module:
@@ -61,7 +65,23 @@ def resnet18(num_classes: int, input_shape: Shape, *, width: int = 64) -> nn.Mod
     require_task(num_classes, input_shape)
     require_size("width", width)
     channels, _, _ = image_shape(input_shape, model="resnet18", least=8)
-    model = ResNet(num_classes, channels, width)
+    model = ResNet(num_classes, channels, width, stages=4, blocks=2)
+    he_convolutions(model)
+    return model
+
+
+def resnet20(num_classes: int, input_shape: Shape, *, width: int = 16, depth: int = 20) -> nn.Module:
+    """Return the ResNet of He et al. 2016 for CIFAR: 272,474 parameters for 3 channels and 10 classes.
+
+    Stem 3x3; three stages of width w, 2w, 4w with (depth - 2) / 6 basic blocks each, strides 1, 2, 2. Where the channels change the
+    shortcut is a 1x1 convolution with BatchNorm (their option B), as in the networks that Git Re-Basin and REPAIR merge; the original
+    for CIFAR pads with zeros (option A, 269,722). Tensor names as in :func:`resnet18`. Sides of at least 4 pixels.
+    """
+    require_task(num_classes, input_shape)
+    require_size("width", width)
+    require(depth > 2 and (depth - 2) % 6 == 0, "depth", "be 6 n + 2 (20, 32, 44, 56, 110)", depth)
+    channels, _, _ = image_shape(input_shape, model="resnet20", least=4)
+    model = ResNet(num_classes, channels, width, stages=3, blocks=(depth - 2) // 6)
     he_convolutions(model)
     return model
 

@@ -1,6 +1,8 @@
 """`align`: models whose hidden units change places, so that they come near the first of them in weight space and compute what they did."""
 
 from collections.abc import Sequence
+from contextlib import suppress
+from copy import deepcopy
 from functools import partial
 from typing import Literal
 
@@ -65,7 +67,8 @@ class Units(BaseModel):
 class AlignedModel(BaseModel):
     """One aligned model. likeness: to the reference, in [-1, 1], the cosine of the weights or the mean correlation of units, as `by` says.
 
-    distance: of the weights to those of the reference. output_change: largest change of an output, as a share of the largest output.
+    distance: of the weights to those of the reference. output_change: largest change of an output, as a share of the largest output,
+    in float64 where it is above the tolerance otherwise.
     sweeps: passes over all groups; 1 for activations.
     """
 
@@ -190,9 +193,11 @@ def _matched(recipe: AlignRecipe, reference: nn.Module, one: Loaded, symmetry: S
 
 
 def _change(one: Loaded, permuted: nn.Module, samples: Samples) -> float:
-    """Return max |f'(x) - f(x)| / max |f(x)|. Raises InputError where it is more than rounding explains."""
-    before, after = (logits(module, samples) for module in (one.module, permuted))
-    change = float((after - before).abs().max() / before.abs().max().clamp_min(torch.finfo(before.dtype).tiny))
+    """Return max |f'(x) - f(x)| / max |f(x)|, in float64 where float32 says too much. Raises InputError where it is more than rounding."""
+    change = _apart(one.module, permuted, samples)
+    if change > TOLERANCE:  # a badly conditioned model rounds by more
+        with suppress(InputError):  # one that runs in one precision only
+            change = _apart(deepcopy(one.module).double(), deepcopy(permuted).double(), samples)
     require(
         change <= TOLERANCE,
         "models",
@@ -201,6 +206,11 @@ def _change(one: Loaded, permuted: nn.Module, samples: Samples) -> float:
         "What a model does must not depend on anything but its inputs and its tensors.",
     )
     return change
+
+
+def _apart(module: nn.Module, permuted: nn.Module, samples: Samples) -> float:
+    before, after = (logits(m, samples) for m in (module, permuted))
+    return float((after - before).abs().max() / before.abs().max().clamp_min(torch.finfo(before.dtype).tiny))
 
 
 def _write(by: str, card: Card, run: Run, k: int, ends: tuple[Loaded, Loaded], match: Matched) -> str:
