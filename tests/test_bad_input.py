@@ -317,7 +317,7 @@ CASES = {
     an_unknown_data_set: r"Found 'digit'. Did you mean 'digits'\?",
     an_unknown_geometry: r"Found 'bezir'. Did you mean 'bezier'\?",
     an_unknown_method: r"Found 'pathh'. Did you mean 'path'\?",
-    an_unknown_probe: r"`probe` should be one of backdoor, clean, distance, .*, sharpness, trace. Found 'klean'. Did you mean 'clean'\?",
+    an_unknown_probe: r"`probe` should be one of backdoor, clean, distance, .*, sharpness, .*. Found 'klean'. Did you mean 'clean'\?",
     an_unknown_optimizer: r"`optimizer` should be 'sgd' or 'adamw'. Found 'adam'. Did you mean 'adamw'\?",
     an_unknown_setting: r"`momentun` should be one of the settings .*Did you mean 'momentum'\?",
     a_setting_without_a_value: r"`--set` should be NAME=VALUE. Found 'momentum'",

@@ -18,7 +18,7 @@ from isthmus.geometry.bases import Chain
 from isthmus.losses import cross_entropy
 from isthmus.models import build_model
 from isthmus.randomness import stream
-from isthmus.recipes.reserve import reserve
+from isthmus.recipes.reserve import kept_apart, reserve
 from isthmus.store import Card, load_bridge, read_header, save_model
 
 
@@ -166,6 +166,39 @@ def test_a_straight_line_is_as_long_as_its_chord(capsys, tmp_path, models):
     one, two = (torch.cat([t.flatten() for t in load_file(path).values()]) for path in models[:2])
     assert done.json["geometry"]["length"] == pytest.approx(float((one - two).double().norm()), rel=1e-6)
     assert done.json["geometry"]["ratio"] == pytest.approx(1.0)
+
+
+def test_duplicate_corners_are_told(capsys, tmp_path, models):
+    copies = [model_file(tmp_path / f"{name}.safetensors", seed=i) for i, name in enumerate(("a2", "b2"))]
+    words = ("--geometry", "surface:1x1")
+    done = call(capsys, "connect", *models[:2], *copies, *words, "--out", tmp_path / "g")
+    assert done.code == 0
+    assert f"warning: {copies[0]}: the same weights as {models[0]}, a duplicate corner" in done.out
+    assert f"warning: {copies[1]}: the same weights as {models[1]}, a duplicate corner" in done.out
+    assert "warning: the flat surface between these corners has zero area: it is a curve, or a point" in done.out
+    some = call(capsys, "connect", *models[:3], copies[0], *words, "--out", tmp_path / "h", "--json").json
+    assert [note for note in some["notes"] if "warning" in note] == [
+        f"warning: {copies[0]}: the same weights as {models[0]}, a duplicate corner"
+    ]
+    assert some["geometry"]["area"] > 0
+    few = call(capsys, "connect", *models[:3], "--geometry", "surface:2x2", "--out", tmp_path / "i")
+    assert few.code == 2
+    assert "`geometry` should fit the number of models: 'surface:2x2' joins 4. Found 3." in few.err
+
+
+def test_validation_images_are_left_out(capsys, tmp_path, models):
+    common = ("connect", *models[:2], "--steps", "3", "--seed", "1", "--json")
+    found = {
+        n: call(capsys, *common, *(("--validation", n) if n else ()), "--out", tmp_path / f"v{n}").json
+        for n in (0, 200)
+    }
+    assert found[0]["train_n"] == 1200
+    splits = load_data("digits")
+    assert found[200]["train_n"] == len(kept_apart(splits.train, 200, test=splits.test)[1])
+    assert found[0]["training"]["loss"] != found[200]["training"]["loss"]
+    both = call(capsys, *common, "--validation", "200", "--clean", "100", "--out", tmp_path / "both")
+    assert both.code == 2
+    assert "`validation` should be left out with --clean. Found 200." in both.err
 
 
 def test_the_result_in_words(capsys, tmp_path, models):

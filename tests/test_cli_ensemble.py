@@ -19,6 +19,7 @@ from isthmus.geometry.sampling import sample
 from isthmus.losses import cross_entropy
 from isthmus.models import load_model
 from isthmus.randomness import stream
+from isthmus.rates import mcnemar
 from isthmus.recipes import ensemble_bench, ensemble_members
 from isthmus.recipes.ensemble_points import points_of
 from isthmus.recipes.reserve import chosen_on, reserve
@@ -300,6 +301,25 @@ def test_what_does_not_fit_is_refused_before_it_is_made(capsys, tmp_path, monkey
     assert "Not one of them fits." in many.err
     monkeypatch.setattr(ensemble_members, "free_memory", lambda _: None)
     assert call(capsys, "ensemble", tmp_path, "--points", "2", *FEW).code == 0
+
+
+def test_every_ensemble_stands_beside_that_of_the_corners(capsys, tmp_path):
+    models, bridge = bridge_at(tmp_path)
+    words = ("ensemble", tmp_path, "--points", "0,0.5,1", *FEW)
+    rows, (test, _) = rows_of(call(capsys, *words, "--json")), images()
+    right = [
+        correct(logits(Ensemble(members), test), test.y) for members in (models, [models[0], bridge.at(0.5), models[1]])
+    ]
+    pairs = mcnemar(*right)
+    assert rows["softmax ensemble"]["over_corners"] == pytest.approx(100 * pairs.change)
+    assert rows["softmax ensemble"]["over_corners_p"] == pytest.approx(min(1.0, pairs.p_value))
+    assert (rows["corner ensemble"]["over_corners"], rows["corner ensemble"]["over_corners_p"]) == (0.0, 1.0)
+    assert rows["t = 0"]["over_corners"] is None
+    plain = rows_of(call(capsys, *words, "--no-greedy", "--json"))
+    assert "greedy soup" in rows
+    assert "greedy soup" not in plain
+    assert {name: row for name, row in rows.items() if name != "greedy soup"} == plain
+    assert "greedy soup" not in call(capsys, *words, "--no-greedy").out
 
 
 def test_random_points_are_uniform_draws_of_the_seed(capsys, tmp_path):

@@ -111,8 +111,8 @@ def test_an_interrupted_study_says_how_to_go_on(capsys, tmp_path, monkeypatch):
     [
         (
             ("evation",),
-            "`name` should be one of adaptive-attackers, evasion, path-repair, repair-grid, scheduling, sharpening, toy. "
-            "Found 'evation'. Did you mean 'evasion'?",
+            "`name` should be one of adaptive-attackers, evasion, path-repair, repair-grid, scheduling, sharpening, "
+            "surfaces, toy. Found 'evation'. Did you mean 'evasion'?",
         ),
         (("evasion", "--scale", "papper"), "Found 'papper'. Did you mean 'paper'?"),
         (("toy", "--jobs", "2", "--threads", "1"), "`threads` should be left out with several jobs"),
@@ -126,7 +126,7 @@ def test_bad_input_is_one_line_and_no_folder(capsys, tmp_path, words, said):
     assert not (tmp_path / "s").exists()
 
 
-@pytest.mark.parametrize("name", ["adaptive-attackers", "evasion", "scheduling"])
+@pytest.mark.parametrize("name", ["adaptive-attackers", "evasion", "scheduling", "surfaces"])
 def test_every_study_has_its_three_scales(name):
     study = reproduce.STUDIES[name]()
     assert study.name == name

@@ -6,12 +6,17 @@ import pytest
 import torch
 
 from cli_example import call, model_file, tree
+from isthmus._check import InputError
 from isthmus.data import load_data
 from isthmus.evaluate import correct, logits
 from isthmus.geometry.build import connect, parse_geometry
 from isthmus.models import load_model
 from isthmus.probes import Clean
+from isthmus.randomness import stream
 from isthmus.recipes import scan as recipe_scan
+from isthmus.recipes import scan_limits
+from isthmus.recipes.reserve import kept_apart
+from isthmus.recipes.scan_limits import Pace
 from isthmus.store import Card, save_bridge
 from isthmus.table import Table
 from isthmus.tampering import Patch
@@ -182,3 +187,87 @@ def test_robustness_along_a_path_with_its_page(tmp_path, capsys):
         assert row["robust_error"] >= row["test_error"]
     assert "scan.html" in call(capsys, "report", out).out
     assert "under attack" in (out / "scan.html").read_text()
+
+
+def test_a_loss_without_end_on_a_surface_has_no_barriers(capsys, tmp_path, monkeypatch):
+    bridge_at(tmp_path, "surface:1x1", 4)
+    measured, plain = [], Clean.__call__
+
+    def endless(probe, model, *, generator=None):
+        measured.append(0)
+        found = dict(plain(probe, model, generator=generator))
+        return found | ({"test_loss": float("inf")} if len(measured) == 5 else {})  # of nine points the middle
+
+    monkeypatch.setattr(Clean, "__call__", endless)
+    done = call(capsys, "scan", tmp_path, "--grid", "3x3", "--n", "50", "--json")
+    assert done.code == 0, done.err
+    assert done.json["rows"][4]["test_loss"] == "Infinity"
+    assert set(done.json["barriers"]) == {"test_error"}
+
+
+def test_training_and_validation_images_have_probes_of_their_own(capsys, tmp_path):
+    models, splits = bridge_at(tmp_path), load_data("digits")
+    common = ("scan", tmp_path, "--points", "2", "--probe", "train", "--json")
+    done = call(capsys, *common, "--validation", "200", "--train-n", "5000")
+    row = done.json["rows"][0]
+    apart, train = kept_apart(splits.train, 200, test=splits.test)
+    for split, samples in (("validation", apart), ("train", train)):
+        wrong = ~correct(logits(models[0], samples), samples.y)
+        assert row[f"{split}_error"] == pytest.approx(100 * float(wrong.double().mean()))
+    assert len(apart) == 200
+    sizes = {column["name"]: column["n"] for column in done.json["columns"]}
+    assert (sizes["validation_error"], sizes["train_error"]) == (200, len(train))
+    few = call(capsys, *common, "--validation", "200", "--train-n", "50").json["rows"][0]
+    assert few["train_loss"] != row["train_loss"]
+    assert few["validation_loss"] == row["validation_loss"]
+
+
+def test_statistics_of_each_batch_are_those_of_training_mode(capsys, tmp_path):
+    models = bridge_at(tmp_path, arch="cnn")
+    common = ("scan", tmp_path, "--points", "3", "--n", "100", "--json")
+    found = {how: call(capsys, *common, "--settle", how).json["rows"] for how in ("recalibrate", "keep", "batch")}
+    assert found["keep"][0] == found["recalibrate"][0]
+    assert found["keep"][1]["test_loss"] != found["recalibrate"][1]["test_loss"]
+    test = load_data("digits").test.subset(100, generator=stream(0, "test"))
+    with torch.no_grad():
+        scores = models[0].train()(test.inputs())  # no dropout in it: the module left in training mode
+    loss = torch.nn.functional.cross_entropy(scores.double(), test.y)
+    assert found["batch"][0]["test_loss"] == pytest.approx(float(loss), rel=1e-5)
+    halves = call(capsys, *common, "--settle", "batch", "--batch-size", "50").json["rows"]
+    assert halves[0]["test_loss"] != found["batch"][0]["test_loss"]
+    wrong = call(capsys, *common, "--settle", "bach")
+    assert (wrong.code, "Did you mean 'batch'?" in wrong.err) == (2, True)
+
+
+def test_a_grid_that_does_not_fit_is_refused_before_it_is_made(capsys, tmp_path):
+    bridge_at(tmp_path, "surface:1x1", 4)
+    done = call(capsys, "scan", tmp_path, "--grid", "1000000x1000000")
+    assert done.code == 2
+    assert "`grid` should fit into" in done.err
+    assert "Found 1000000x1000000, 1,000,000,000,000 points, which take about" in done.err
+    assert "Take at most " in done.err
+
+
+def test_a_scan_that_takes_too_long_stops_at_its_first_points(capsys, tmp_path):
+    bridge_at(tmp_path, "surface:1x1", 4)
+    words = ("scan", tmp_path, "--grid", "50x50", "--n", "20", "--out", tmp_path / "s")
+    done = call(capsys, *words, "--max-hours", "0.000001")
+    assert done.code == 2
+    assert "`grid` should take at most 1e-06 hours here. Found 2,500 points, which take about" in done.err
+    assert "or --max-hours " in done.err
+    small = ("scan", tmp_path, "--grid", "2x2", "--n", "20", "--out", tmp_path / "t")
+    assert call(capsys, *small, "--max-hours", "0.0000000001").code == 2
+    assert call(capsys, *small, "--max-hours", "1", "--resume").code == 0
+
+
+def test_the_estimate_is_the_pace_of_the_second_row(monkeypatch):
+    clock = iter([5.0, 15.0])
+    monkeypatch.setattr(scan_limits, "perf_counter", lambda: next(clock))
+    taken = []
+    pace = Pace(taken.append, 362, 0.9, last=0.0)
+    pace({"t": 0.0})
+    with pytest.raises(
+        InputError, match=r"Found 362 points, which take about 1\. Take at most 326 points.*--max-hours 1\.2 "
+    ):
+        pace({"t": 0.5})
+    assert len(taken) == 2  # the rows are kept all the same

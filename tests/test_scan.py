@@ -18,7 +18,7 @@ from isthmus.geometry.flat import Affine, Barycentric
 from isthmus.probes import Clean, Distance
 from isthmus.rates import wilson
 from isthmus.scan import Row, Watch, coordinate_names, grid, scan
-from isthmus.settle import Keep, Recalibrate
+from isthmus.settle import BatchStatistics, Keep, Recalibrate
 from isthmus.table import Column, Table
 
 
@@ -288,3 +288,17 @@ def test_errors() -> None:
         scan(surface(vectors(4)), [0.1, 0.2, 0.3, 0.4], [Sum()], settle=None)
     with pytest.raises(InputError, match=r"`u` should be finite\. Found \[nan\]\."):
         scan(segment, [float("nan")], [Sum()], settle=None)
+
+
+def test_a_policy_for_every_point_reaches_the_given_models_and_no_other_point() -> None:
+    models, samples = [odd_module(k) for k in range(2)], images()
+    bridge = line(models)
+    asked, points = BatchStatistics(), [0.0, 0.5, 1.0]
+    found = scan(bridge, points, [Clean(samples)], settle=asked).values("test_loss")
+    for t, loss in zip(points, found, strict=True):
+        with untouched(*models):
+            alone = Clean(samples)(bridge.at(t, settle=asked))["test_loss"]
+        assert loss == alone
+    assert found != scan(bridge, points, [Clean(samples)], settle=Keep()).values("test_loss")
+    plain = models[0].eval()
+    assert found[0] != Clean(samples)(plain)["test_loss"]

@@ -1,5 +1,7 @@
 """BatchNorm policies against statistics by hand."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -7,7 +9,7 @@ from torch import Tensor, nn
 from contracts.modules import assert_same_bits, buffers_of, odd_module, tensors_of, untouched
 from isthmus._check import InputError
 from isthmus.data import Samples
-from isthmus.settle import Keep, Recalibrate, require_policy, running_layers
+from isthmus.settle import BatchStatistics, Keep, Recalibrate, require_policy, running_layers
 
 RUNNING = {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}
 
@@ -178,3 +180,42 @@ def test_errors() -> None:
         require_policy(odd_module(0), None)
     require_policy(odd_module(0), Keep())
     require_policy(nn.Linear(2, 2), None)
+
+
+def in_training(module: nn.Module, x: Tensor) -> Tensor:
+    """Return what a copy says in training mode, its dropout apart."""
+    copy = deepcopy(module).train()
+    for layer in copy.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.eval()
+    with torch.no_grad():
+        return copy(x)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_statistics_are_those_of_training_mode(*, training: bool) -> None:
+    module, x = Layered().eval(), images(6).inputs()
+    module.drop.train(training)
+    with torch.no_grad():
+        before = module(x)
+    expected = in_training(module, x)
+    BatchStatistics()(module)
+    module.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(module(x), expected)
+        assert not torch.allclose(module(x), before)
+        half = module(x[:3])
+    assert not torch.allclose(half, expected[:3])  # the other images of the batch matter
+    assert running_layers(module) == []
+
+
+def test_batch_statistics_are_asked_for_at_given_models_too() -> None:
+    assert BatchStatistics.everywhere
+    norm = nn.InstanceNorm2d(3, track_running_stats=True)
+    x = images(4).inputs()
+    expected = nn.InstanceNorm2d(3)(x)
+    BatchStatistics()(norm)
+    torch.testing.assert_close(norm.eval()(x), expected)
+    plain = nn.Linear(2, 2)
+    with untouched(plain):
+        BatchStatistics()(plain)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from re import fullmatch
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from isthmus._check import InputError, require
 from isthmus.geometry.bases import Basis
-from isthmus.geometry.bridge import Bridge, Settle, write
+from isthmus.geometry.bridge import Bridge, Settle, settles, write
 from isthmus.geometry.domain import lattice
 from isthmus.probes import Probe
 from isthmus.randomness import stream
@@ -59,8 +59,8 @@ def scan(
     """Return one row per coordinate: its coordinates, then every probe's values, rates with their Wilson bounds.
 
     settle: the BatchNorm policy for points that are not a given model; an error names the choices where the module needs one and None
-    is given. Corners keep their own statistics. Each point's randomness derives from the seed, its coordinates and the probe, so a
-    scan of N points equals N scans of one; `watch` takes up an interrupted one and follows it.
+    is given. Corners keep their own statistics, unless the policy is for every point. Each point's randomness derives from the seed, its
+    coordinates and the probe, so a scan of N points equals N scans of one; `watch` takes up an interrupted one and follows it.
     """
     require_policy(bridge.template, settle)
     names = coordinate_names(bridge.basis.dim)
@@ -78,11 +78,10 @@ def scan(
     def measured(u: tuple[float, ...], asked: Sequence[Probe]) -> Row:
         point = torch.tensor(u, dtype=torch.float64)
         write(bridge, module, point)
-        if settle is not None and bridge.corner(point) not in bridge.states:
-            settle(module)
+        subject = _settled(module, bridge, point, settle)
         row: Row = dict(zip(names, u, strict=True))
         for probe in asked:
-            row |= probe(module, generator=stream(seed, "scan", type(probe).__name__, *u))
+            row |= probe(subject, generator=stream(seed, "scan", type(probe).__name__, *u))
         return row
 
     taken: tuple[float, ...] | None = None
@@ -101,6 +100,16 @@ def scan(
             watch.on_row(row)
     meta: dict[str, object] = {"seed": seed, "settle": type(settle).__name__ if settle is not None else None}
     return with_bounds(Table.of(rows, columns, meta))
+
+
+def _settled(module: nn.Module, bridge: Bridge, point: Tensor, settle: Settle | None) -> nn.Module:
+    """Return the module, which holds the point, with its statistics in order."""
+    if settle is None or not settles(bridge, point, settle):
+        return module
+    # A policy that takes statistics away does so to a copy: the next point is written into the module again.
+    subject = deepcopy(module) if getattr(settle, "everywhere", False) else module
+    settle(subject)
+    return subject
 
 
 def _points(coordinates: Tensor | Sequence[float] | Sequence[Sequence[float]], dim: int) -> Tensor:

@@ -48,6 +48,25 @@ class Keep:
         """Change nothing."""
 
 
+class BatchStatistics:
+    """Policy: every layer with running statistics normalises each batch by that batch's own mean and variance, in any mode, in place.
+
+    This is what a module left in training mode does at such layers; dropout stays off in evaluation. An answer then depends on the other
+    images of the batch, which no single image in use has with it, and on how many they are: figures measured so compare with published
+    ones that were (Ren et al. 2025, whose code never leaves training mode), not with others. Asked for at a given model too, whose own
+    statistics it takes away: a published grid has no row measured otherwise.
+    """
+
+    everywhere = True
+
+    def __call__(self, module: nn.Module) -> None:
+        """Take the running statistics away from `module`."""
+        for layer in running_layers(module):
+            for name in ("running_mean", "running_var", "num_batches_tracked"):
+                setattr(layer, name, None)
+            layer.track_running_stats = False  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+
+
 def require_policy(module: nn.Module, settle: object | None) -> None:
     """Raise an error that names the choices where `module` has running statistics and no policy was given."""
     if settle is None and (layers := running_layers(module)):

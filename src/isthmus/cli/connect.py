@@ -60,6 +60,15 @@ def connect(  # noqa: PLR0913  one parameter for each option
             "--clean", metavar="N", help="Train on N images, those held out by train --hold-out. Default: all."
         ),
     ] = None,
+    validation: Annotated[
+        int | None,
+        typer.Option(
+            "--validation",
+            metavar="N",
+            min=1,
+            help="Leave out N training images, those that train --validation keeps apart, to choose a point by.",
+        ),
+    ] = None,
     width: o.Width = None,
     size: o.Size = None,
     steps: o.Steps = None,
@@ -120,6 +129,7 @@ def connect(  # noqa: PLR0913  one parameter for each option
         data=data,
         geometry=geometry,
         clean=clean,
+        validation=validation,
         width=width,
         size=size,
         augment=augment,

@@ -85,6 +85,14 @@ def ensemble(  # noqa: PLR0913  one parameter for each option
     save: Annotated[
         bool, typer.Option("--save", help="Write the soups as model files.", rich_help_panel=o.WHERE)
     ] = False,
+    greedy: Annotated[
+        bool,
+        typer.Option(
+            "--greedy/--no-greedy",
+            help="Try a greedy soup: one more model to measure for each member.",
+            rich_help_panel=CHOICE,
+        ),
+    ] = True,
     batch_size: Annotated[
         int, typer.Option("--batch-size", min=1, help="Images at once.", rich_help_panel=o.WORK)
     ] = 250,
@@ -120,6 +128,7 @@ def ensemble(  # noqa: PLR0913  one parameter for each option
             "validation": validation,
             "settle_n": settle_n,
             "batch_size": batch_size,
+            "greedy": greedy,
             "save": save,
             "seed": seed,
             **settings,

@@ -58,6 +58,12 @@ def _sharpening() -> "Study":
     return SHARPENING
 
 
+def _surfaces() -> "Study":
+    from isthmus.recipes.surfaces import SURFACES
+
+    return SURFACES
+
+
 STUDIES: dict[str, Callable[[], "Study"]] = {
     "adaptive-attackers": _adaptive_attackers,
     "evasion": _evasion,
@@ -65,6 +71,7 @@ STUDIES: dict[str, Callable[[], "Study"]] = {
     "repair-grid": _repair_grid,
     "scheduling": _scheduling,
     "sharpening": _sharpening,
+    "surfaces": _surfaces,
 }
 
 
@@ -72,13 +79,14 @@ def reproduce(  # noqa: PLR0913  one parameter for each option
     name: Annotated[
         str,
         typer.Argument(
-            metavar="adaptive-attackers|evasion|path-repair|repair-grid|scheduling|sharpening",
+            metavar="adaptive-attackers|evasion|path-repair|repair-grid|scheduling|sharpening|surfaces",
             help="adaptive-attackers: remedies against attackers who know them. "
             "evasion: robustness and curvature along paths (Zhao et al. 2020). "
             "path-repair: paths against their baselines (Zhao et al. 2020). "
             "repair-grid: remedies against attacks, by clean images. "
             "scheduling: adversarial training with scheduled budgets (Liu et al. 2020). "
-            "sharpening: the loss landscape by the budget (Liu et al. 2020).",
+            "sharpening: the loss landscape by the budget (Liu et al. 2020). "
+            "surfaces: surfaces between four models (Ren et al. 2025).",
         ),
     ],
     out: o.Out,

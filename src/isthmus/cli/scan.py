@@ -69,7 +69,18 @@ def scan(  # noqa: PLR0913  one parameter for each option
             "--hessian-n", min=1, help="Images of input-hessian, sharpness and trace.", rich_help_panel=ATTACK
         ),
     ] = 200,
+    settle: Annotated[
+        str,
+        typer.Option(
+            "--settle",
+            metavar="recalibrate|keep|batch",
+            help="BatchNorm statistics: recomputed at each point, kept, or those of each test batch as in training mode (no fair figure).",
+        ),
+    ] = "recalibrate",
     settle_n: o.SettleN = 2000,
+    train_n: Annotated[
+        int, typer.Option("--train-n", min=1, help="At most N training images, of the probe train.")
+    ] = 1000,
     validation: Annotated[
         int | None,
         typer.Option(
@@ -88,6 +99,21 @@ def scan(  # noqa: PLR0913  one parameter for each option
             rich_help_panel=CHOICE,
         ),
     ] = None,
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            "--batch-size", min=1, help="Images at once of clean, train and validation.", rich_help_panel=o.WORK
+        ),
+    ] = 500,
+    max_hours: Annotated[
+        float,
+        typer.Option(
+            "--max-hours",
+            min=0.0,
+            help="Stop after the first points where the rest is estimated to take longer.",
+            rich_help_panel=o.WORK,
+        ),
+    ] = 24.0,
     out: o.OptionalOut = None,
     resume: o.Resume = False,
     seed: o.Seed = 0,
@@ -127,13 +153,16 @@ def scan(  # noqa: PLR0913  one parameter for each option
         warm=warm_start,
         hessian_n=hessian_n,
         settle_n=settle_n,
+        settle=settle,  # pyright: ignore[reportArgumentType]  checked by the recipe
+        train_n=train_n,
         validation=validation,
         hold_out=hold_out,
+        batch_size=batch_size,
         seed=seed,
     )
     opened = nullcontext() if out is None else Run.open(out, recipe, resume=resume, command=o.command_line())
     with using_threads(threads), opened as run, Progress("scanning") as progress:
-        result = run_scan(recipe, run, monitor=progress)
+        result = run_scan(recipe, run, monitor=progress, max_hours=max_hours)
     if json:
         print_json(result.to_json())
         return 0

@@ -95,7 +95,7 @@ class Bridge:
         """
         module = deepcopy(self.template)
         write(self, module, u)
-        if settle is not None and self.corner(u) not in self.states:
+        if settle is not None and settles(self, u, settle):
             settle(module)
         return module
 
@@ -103,6 +103,11 @@ class Bridge:
         """Return the bridge with other free control points; the fixed ones are shared."""
         require(free.shape == self.free.shape, "free", f"have shape {tuple(self.free.shape)}", tuple(free.shape))
         return replace(self, free=free, states=self.states if states is None else states)
+
+
+def settles(bridge: Bridge, u: float | Sequence[float] | Tensor, settle: Settle) -> bool:
+    """Return whether `settle` is to be asked at `u`: not at a given model, unless the policy has `everywhere` set."""
+    return getattr(settle, "everywhere", False) or bridge.corner(u) not in bridge.states
 
 
 def mix(bridge: Bridge, weights: Sequence[float], out: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from isthmus.plots.comparison import comparison_figure
 from isthmus.plots.evasion import Panel, evasion_figure
 from isthmus.plots.frontier import frontier_figure
 from isthmus.plots.landscape import landscape_figure
+from isthmus.plots.patches import PatchPanel, patches_figure
 from isthmus.plots.path import path_figure
 from isthmus.plots.removal import removal_figure
 from isthmus.plots.save import FORMATS, save_figure
@@ -22,6 +23,7 @@ __all__ = [
     "UNITS",
     "Look",
     "Panel",
+    "PatchPanel",
     "SpectrumLine",
     "barrier_figure",
     "comparison_figure",
@@ -30,6 +32,7 @@ __all__ = [
     "evasion_figure",
     "frontier_figure",
     "landscape_figure",
+    "patches_figure",
     "path_figure",
     "removal_figure",
     "save_figure",

@@ -14,10 +14,11 @@ from isthmus.table import Column, Split
 
 @dataclass(frozen=True, eq=False)
 class Clean:
-    """Mean cross-entropy (nat) and error (%) on samples, named by their split: `test_loss`, `test_error`."""
+    """Mean cross-entropy (nat) and error (%) on samples, named by their split: `test_loss`, `test_error`; so many at once."""
 
     samples: Samples
     split: Split = "test"
+    batch_size: int = 500
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -30,7 +31,7 @@ class Clean:
 
     def __call__(self, model: nn.Module, *, generator: torch.Generator | None = None) -> Mapping[str, float]:
         """Return loss and error; draws nothing."""
-        scores, y = logits(model, self.samples), self.samples.y
+        scores, y = logits(model, self.samples, batch_size=self.batch_size), self.samples.y
         hits = int(correct(scores, y).sum())
         loss = cross_entropy(scores.double(), y).mean().item()
         return {f"{self.split}_loss": loss, f"{self.split}_error": 100 * (len(y) - hits) / len(y)}

@@ -4,9 +4,11 @@ from dataclasses import replace
 from math import isfinite
 from typing import Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from isthmus.data import load_data
+from isthmus._check import require
+from isthmus.data import Samples, Splits, load_data
 from isthmus.files import write_json
 from isthmus.geometry import gram
 from isthmus.geometry.bridge import Bridge
@@ -14,7 +16,7 @@ from isthmus.geometry.build import connect, parse_geometry
 from isthmus.geometry.simplexes import Complex
 from isthmus.geometry.volume import log_volume, volume
 from isthmus.recipes.construct import Case, Highest, constructed, highest
-from isthmus.recipes.reserve import reserve
+from isthmus.recipes.reserve import kept_apart, reserve
 from isthmus.recipes.task import data_for, load_all, plan_for, task_for
 from isthmus.runs import Run
 from isthmus.store import save_bridge
@@ -29,6 +31,7 @@ class ConnectRecipe(BaseModel):
 
     models: weight files, in the order of the geometry's corners. arch, data: taken from the files where they say it. clean: so many
     images of the training split (the reserve of seed 0, see :func:`isthmus.recipes.reserve.reserve`); None for all of it.
+    validation: so many training images are left out, those that `isthmus train --validation` keeps apart, to choose a point by.
     stages: how a surface is trained (:func:`isthmus.training.staged.fit_staged`). volume: how much a vertex that is grown gains by a larger
     simplex (:func:`isthmus.training.grow.volume_weights`).
     adversary: minimise the loss under attack, crafted on the interpolated model (Zhao et al. 2020; several norms: RMC, Wang et al. 2023).
@@ -41,6 +44,7 @@ class ConnectRecipe(BaseModel):
     data: str | None = None
     geometry: str = "bezier:2"
     clean: int | None = Field(default=None, ge=1)
+    validation: int | None = Field(default=None, ge=1)
     width: int | None = Field(default=None, ge=1)
     size: int | None = Field(default=None, ge=1)
     augment: str = "auto"
@@ -96,7 +100,8 @@ def run_connect(recipe: ConnectRecipe, run: Run, *, session: Session | None = No
     basis = parse_geometry(recipe.geometry, len(recipe.models))
     loaded, notes = load_all(recipe.models, task, run)
     bridge = connect([one.module for one in loaded], basis, names=recipe.models)
-    samples = splits.train if recipe.clean is None else reserve(splits, recipe.clean)[0]
+    notes += duplicates(bridge)
+    samples = _samples(recipe, splits)
     case = Case(bridge, samples, plan_for(recipe.plan, recipe.augment, splits), task.build)
     session = replace(session or Session(), checkpoint=run.file("checkpoint.pt"))
     fitted = constructed(case, recipe, session)
@@ -123,6 +128,32 @@ def run_connect(recipe: ConnectRecipe, run: Run, *, session: Session | None = No
     run.discard("checkpoint-*.pt")  # of the stages before the last
     run.save("connect.json", lambda place: write_json(place, result.model_dump(mode="json")))
     return result
+
+
+def _samples(recipe: ConnectRecipe, splits: Splits) -> Samples:
+    """Return the images to train on."""
+    if recipe.clean is None:
+        whole = splits.train
+        return whole if recipe.validation is None else kept_apart(whole, recipe.validation, test=splits.test)[1]
+    fix = "--clean takes so many images itself, those that train --hold-out set aside."
+    require(recipe.validation is None, "validation", "be left out with --clean", recipe.validation, fix)
+    return reserve(splits, recipe.clean)[0]
+
+
+def duplicates(bridge: Bridge) -> list[str]:
+    """Return a warning for each model that has the weights of one before it, and for a surface without area, empty where there are none."""
+    found: list[str] = []
+    for place, weights in enumerate(bridge.fixed):
+        same = next((k for k in range(place) if torch.equal(bridge.fixed[k], weights)), None)
+        if same is not None:
+            found.append(
+                f"warning: {bridge.names[place]}: the same weights as {bridge.names[same]}, a duplicate corner"
+            )
+    spread = float(gram.gram(bridge).diagonal().max())  # squared: an area is zero but for rounding beside it
+    area = shape_of(bridge).get("area") if found else None
+    if area is not None and area <= 1e-6 * spread:
+        found.append("warning: the flat surface between these corners has zero area: it is a curve, or a point")
+    return found
 
 
 def shape_of(bridge: Bridge) -> dict[str, float | None]:

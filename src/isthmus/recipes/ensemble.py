@@ -73,8 +73,9 @@ def _entries(case: Case, bench: Bench) -> list[Entry]:
         Entry("softmax ensemble", "ensemble", "softmax", every),
         Entry("logit ensemble", "ensemble", "logits", every),
         Entry("uniform soup", "soup", "soup", every),
-        Entry("greedy soup", "soup", "soup", bench.greedy().members),
     ]
+    if bench.recipe.greedy:
+        found.append(Entry("greedy soup", "soup", "soup", bench.greedy().members))
     if members.corners:
         found.append(Entry("corner ensemble", "ensemble", "softmax", members.corners))
         found.append(Entry("centroid of the corners", "soup", "soup", members.corners))
@@ -83,7 +84,7 @@ def _entries(case: Case, bench: Bench) -> list[Entry]:
 
 def _meta(recipe: EnsembleRecipe, case: Case, bench: Bench, entries: list[Entry]) -> dict[str, object]:
     """Return what the table is of, what was chosen, and what there is to say."""
-    names, greedy = case.members.names, bench.greedy()
+    names, tried = case.members.names, bench.greedy().tried if recipe.greedy else ()
     rates = {place: bench.accuracy(place) for place in (bench.chosen(), bench.hindsight())}
     notes = [*case.notes, *(f"{entry.name}: {text}" for entry in entries for text in bench.warnings(entry))]
     return {
@@ -98,8 +99,7 @@ def _meta(recipe: EnsembleRecipe, case: Case, bench: Bench, entries: list[Entry]
         "hindsight": {"name": names[bench.hindsight()], "test_accuracy": rates[bench.hindsight()].to_json()},
         "regret": rates[bench.hindsight()].value - rates[bench.chosen()].value,
         "greedy": [
-            {"name": names[place], "validation_accuracy": rate.to_json(), "kept": kept}
-            for place, rate, kept in greedy.tried
+            {"name": names[place], "validation_accuracy": rate.to_json(), "kept": kept} for place, rate, kept in tried
         ],
         "attack": bench.attack_json(),
         "parameters": Layout.of(case.members.model(0)).size,

@@ -39,7 +39,8 @@ class EnsembleRecipe(BaseModel):
     five along each coordinate. validation: so many images of the training split choose the point and the greedy soup, those that
     `isthmus train --validation` keeps apart; with `hold_out` the last of so many reserved images. n: at most so many test images, a
     stratified choice; None for all. eps, norm, attack_steps, attack_step (in radii), restarts: of the PGD attack, none without eps.
-    settle_n: at most so many training images on which BatchNorm statistics are recomputed. save: write the soups as model files.
+    settle_n: at most so many training images on which BatchNorm statistics are recomputed. greedy: also make a greedy soup, one more
+    model to measure for each member. save: write the soups as model files.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,6 +61,7 @@ class EnsembleRecipe(BaseModel):
     restarts: int = Field(default=1, ge=1)
     batch_size: int = Field(default=250, ge=1)
     settle_n: int = Field(default=2000, ge=2)
+    greedy: bool = True
     save: bool = False
     seed: int = 0
 

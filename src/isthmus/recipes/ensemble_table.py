@@ -37,6 +37,11 @@ def columns_of(recipe: EnsembleRecipe, case: Case) -> list[Column]:
         Column("gain", "%", "higher", "test", None, "test accuracy less that of the one chosen on validation"),
         Column("gain_p", about="McNemar's exact test of the gain"),
     ]
+    if case.members.corners:
+        columns.append(
+            Column("over_corners", "%", "higher", "test", None, "test accuracy less that of the corner ensemble")
+        )
+        columns.append(Column("over_corners_p", about="McNemar's exact test of that"))
     if recipe.eps is not None:
         about = f"under PGD through the whole, {recipe.norm} {recipe.eps:.4g}, {recipe.attack_steps} steps"
         columns.insert(3, Column("robust_accuracy", "%", "higher", "test", n, about))
@@ -65,6 +70,10 @@ def row_of(entry: Entry, bench: Bench) -> dict[str, Cell]:
         chosen = correct(bench.single(bench.chosen())[0], case.test.y)
         pairs = mcnemar(chosen, correct(test, case.test.y))
         row |= {"gain": 100 * pairs.change, "gain_p": min(1.0, pairs.p_value)}
+    if entry.kind in ("ensemble", "soup") and case.members.corners:
+        corners = Entry("corner ensemble", "ensemble", "softmax", case.members.corners)
+        pairs = mcnemar(correct(bench.scores(corners)[0], case.test.y), correct(test, case.test.y))
+        row |= {"over_corners": 100 * pairs.change, "over_corners_p": min(1.0, pairs.p_value)}
     if entry.kind == "ensemble" and len(entry.members) > 1:
         row |= _diversity(entry, bench)
     if (robust := bench.robust(entry)) is not None:

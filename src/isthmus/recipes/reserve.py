@@ -28,6 +28,15 @@ def reserve(splits: Splits, n: int, *, seed: int = 0) -> tuple[Samples, Samples]
     return usable.take(taken), usable.take(~taken)
 
 
+def kept_apart(samples: Samples, n: int, *, test: Samples) -> tuple[Samples, Samples]:
+    """Return the `n` images of `samples` that are kept apart to choose by, and the rest, disjoint by content from `test` too.
+
+    The same images for every command that is given the same number (`--validation`).
+    """
+    parts = split_roles(samples, {"validation": n, "train": None}, seed=0, avoid=test)
+    return parts["validation"], parts["train"]
+
+
 def chosen_on(splits: Splits, n: int, held: int | None) -> tuple[Samples, Samples]:
     """Return `n` validation images and the training images that statistics are recomputed on, disjoint.
 
@@ -39,8 +48,7 @@ def chosen_on(splits: Splits, n: int, held: int | None) -> tuple[Samples, Sample
         most = len(splits.train) - classes
         requirement = f"be between {classes} and {most:,} of the images of {splits.train.name}"
         require(classes <= n <= most, "validation", requirement, n)
-        parts = split_roles(splits.train, {"validation": n, "train": None}, seed=0, avoid=splits.test)
-        return parts["validation"], parts["train"]
+        return kept_apart(splits.train, n, test=splits.test)
     whole, rest = reserve(splits, held)
     classes = len(torch.unique(whole.y))
     fits = n == held or n <= held - classes

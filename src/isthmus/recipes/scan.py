@@ -1,11 +1,13 @@
 """`scan`: what probes measure at the points of a saved bridge."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from math import inf
 from pathlib import Path
 from time import perf_counter
+from typing import Literal
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
@@ -18,16 +20,17 @@ from isthmus.barrier import SQUARE, TRIANGLE, Barrier, barriers, surface_barrier
 from isthmus.data import Samples, Splits, load_data
 from isthmus.files import atomic, sha256
 from isthmus.geometry import gram
-from isthmus.geometry.bridge import Bridge
+from isthmus.geometry.bridge import Bridge, Settle
 from isthmus.geometry.text import describe
 from isthmus.probes import Backdoor, Clean, Distance, InputHessian, Probe, Robust, Sharpness, Trace
 from isthmus.randomness import stream
 from isthmus.recipes.keeper import Keeper
 from isthmus.recipes.reserve import chosen_on
+from isthmus.recipes.scan_limits import Pace, require_room
 from isthmus.recipes.task import data_for, task_for
 from isthmus.runs import Run
 from isthmus.scan import Watch, coordinate_names, grid, scan
-from isthmus.settle import Recalibrate, running_layers
+from isthmus.settle import BatchStatistics, Keep, Recalibrate, running_layers
 from isthmus.store import load_bridge, read_header
 from isthmus.table import Cell, Column, Table
 from isthmus.tampering import parse_target, parse_trigger
@@ -36,6 +39,7 @@ from isthmus.training.session import Monitor
 
 PROBES = {
     "clean": "mean cross-entropy and error on test images",
+    "train": "the same on training images; --train-n",
     "backdoor": "attack success and recovery accuracy on triggered test images; needs --test-trigger and --target",
     "distance": "distance of the weights to each model of the bridge",
     "robust": "largest loss, error and evasion success on test images under attack; --norm, --eps, --attack-steps",
@@ -44,7 +48,8 @@ PROBES = {
     "trace": "trace of that Hessian, with its 99 % interval",
 }
 TABLE = "table.json"
-MEASURES = ("test_loss", "test_error", "robust_loss", "robust_error")  # whose barriers are told
+MEASURES = tuple(f"{of}_{what}" for of in ("test", "train", "validation", "robust") for what in ("loss", "error"))
+"""Whose barriers are told."""
 EVERY_SECONDS = 1.0  # how often the rows so far are written
 
 
@@ -52,11 +57,13 @@ class ScanRecipe(BaseModel):
     """What to measure, where, on which images.
 
     bridge: a bridge file, or a folder with a `bridge.safetensors`. grid: `31` points on a curve, `5x5` on a surface. n: at most so
-    many test images, a stratified choice; None for all. settle_n: at most so many training images on which BatchNorm statistics
-    are recomputed at every point. test_trigger and target only measure. norm, eps, attack_steps, attack_step (in radii), restarts, warm:
-    of the probe `robust`. hessian_n: of the images, so many for `input-hessian`, `sharpness` and `trace`. validation: so many training
-    images on which every point is measured too and one is chosen, those that `isthmus train --validation` keeps apart; with hold_out
-    from so many that `isthmus train --hold-out` set aside; None for no choice.
+    many test images, a stratified choice; None for all. settle: BatchNorm statistics of points that are no given model. recalibrate: on
+    at most settle_n training images, keep: those of the heaviest corner, batch: of each batch by itself, as in training mode and at given
+    models too (:class:`isthmus.settle.BatchStatistics`). train_n: at most so many training images of the probe `train`. test_trigger and
+    target only measure. norm, eps, attack_steps, attack_step (in radii), restarts, warm: of the probe `robust`. hessian_n: of the images,
+    so many for `input-hessian`, `sharpness` and `trace`. validation: so many training images on which every point is measured too and one
+    is chosen, those that `isthmus train --validation` keeps apart; with hold_out from so many that `isthmus train --hold-out` set aside;
+    None for no choice. batch_size: of these, of `clean` and of `train`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -79,8 +86,11 @@ class ScanRecipe(BaseModel):
     warm: bool = False
     hessian_n: int = Field(default=200, ge=1)
     settle_n: int = Field(default=2000, ge=2)
+    settle: Literal["recalibrate", "keep", "batch"] = "recalibrate"
+    train_n: int = Field(default=1000, ge=1)
     validation: int | None = Field(default=None, ge=1)
     hold_out: int | None = Field(default=None, ge=1)
+    batch_size: int = Field(default=500, ge=1)
     seed: int = 0
 
 
@@ -111,24 +121,31 @@ class Scanned:
         }
 
 
-def run_scan(recipe: ScanRecipe, run: Run | None = None, *, monitor: Monitor | None = None) -> Scanned:
+def run_scan(
+    recipe: ScanRecipe, run: Run | None = None, *, monitor: Monitor | None = None, max_hours: float | None = None
+) -> Scanned:
     """Return the measurements; with a run also written as `table.json` and `table.csv`, row by row while they are made.
 
-    A resumed run takes over the rows that are there, and then gives the same table as an uninterrupted one.
+    A resumed run takes over the rows that are there, and then gives the same table as an uninterrupted one. Raises InputError for a grid
+    that does not fit into memory, and after the first rows for one that takes more than `max_hours`; None for no such limit.
     """
     path = bridge_file(recipe.bridge)
     header = read_header(path)
     splits = load_data(data_for(recipe.data, (path,), header.card), size=recipe.size)
     task = task_for(splits, arch=recipe.arch, width=recipe.width, files=(path,), card=header.card)
     bridge = load_bridge(path, task.build())
-    points = grid(bridge.basis, recipe.grid)
     validation, train = _roles(recipe, splits)
-    probes = [*make_probes(recipe, bridge, splits), *([] if validation is None else [Clean(validation, "validation")])]
+    probes = make_probes(recipe, bridge, replace(splits, train=train))
+    probes += [] if validation is None else [Clean(validation, "validation", recipe.batch_size)]
+    columns = [Column(name) for name in coordinate_names(bridge.basis.dim)] + [c for p in probes for c in p.columns]
+    require_room(bridge.basis, recipe.grid, len(columns))
+    points = grid(bridge.basis, recipe.grid)
     if run is not None:
         run.read(path, sha256(path))
-    columns = [Column(name) for name in coordinate_names(bridge.basis.dim)] + [c for p in probes for c in p.columns]
     place = {"bridge": str(path), **where(bridge)}
     keeper = Keeper(run, len(points), columns, monitor, TABLE, EVERY_SECONDS, meta=place)
+    done = keeper.done()
+    pace = Pace(keeper, len(points) - len(done), max_hours)
     began = perf_counter()
     table = scan(
         bridge,
@@ -136,7 +153,7 @@ def run_scan(recipe: ScanRecipe, run: Run | None = None, *, monitor: Monitor | N
         probes,
         settle=_settle(recipe, bridge, train),
         seed=recipe.seed,
-        watch=Watch(keeper, keeper.done()),
+        watch=Watch(pace, done),
     )
     meta = {**table.meta, **place, "data": splits.name, "seconds": perf_counter() - began}
     if validation is not None:
@@ -193,7 +210,7 @@ def bridge_file(path: str) -> Path:
 
 
 def make_probes(recipe: ScanRecipe, bridge: Bridge, splits: Splits) -> list[Probe]:
-    """Return the probes a recipe names. Raises InputError for an unknown name, and for `backdoor` without trigger and target."""
+    """Return the probes a recipe names. Raises InputError for an unknown name, and where one lacks the settings it needs."""
     test = splits.test
     if recipe.n is not None and recipe.n < len(test):
         test = test.subset(recipe.n, generator=stream(recipe.seed, "test"))
@@ -201,7 +218,12 @@ def make_probes(recipe: ScanRecipe, bridge: Bridge, splits: Splits) -> list[Prob
     for name in dict.fromkeys(recipe.probes):
         match name:
             case "clean":
-                probes.append(Clean(test))
+                probes.append(Clean(test, batch_size=recipe.batch_size))
+            case "train":
+                part = splits.train.subset(
+                    min(recipe.train_n, len(splits.train)), generator=stream(recipe.seed, "train")
+                )
+                probes.append(Clean(part, "train", recipe.batch_size))
             case "backdoor":
                 if recipe.test_trigger is None or recipe.target is None:
                     lacking = "test_trigger" if recipe.test_trigger is None else "target"
@@ -231,9 +253,11 @@ def _roles(recipe: ScanRecipe, splits: Splits) -> tuple[Samples | None, Samples]
     return None, splits.train
 
 
-def _settle(recipe: ScanRecipe, bridge: Bridge, train: Samples) -> Recalibrate | None:
+def _settle(recipe: ScanRecipe, bridge: Bridge, train: Samples) -> Settle | None:
     if not running_layers(bridge.template):
         return None
+    if recipe.settle != "recalibrate":
+        return Keep() if recipe.settle == "keep" else BatchStatistics()
     count = min(recipe.settle_n, len(train))
     return Recalibrate(train.subset(count, generator=stream(recipe.seed, "settle")))
 
@@ -258,7 +282,7 @@ def _barriers(table: Table, bridge: Bridge) -> dict[str, dict[str, Barrier]]:
     corners = [(u[0], u[1]) for u, _ in bridge.basis.corners] if bridge.basis.dim == 2 else []
     if set(corners) not in (SQUARE, TRIANGLE):
         return {}
-    usable = [name for name in names if not table.frame[name].isna().any()]
+    usable = [name for name in names if np.isfinite(table.frame[name].to_numpy(dtype=np.float64)).all()]
     return {name: surface_barriers(table, corners, value=name) for name in usable}
 
 

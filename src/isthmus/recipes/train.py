@@ -10,14 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from torch import nn
 
 from isthmus._check import require
-from isthmus.data import Samples, Splits, load_data, split_roles
+from isthmus.data import Samples, Splits, load_data
 from isthmus.files import write_json
 from isthmus.probes import Clean
 from isthmus.randomness import stream
 from isthmus.rates import Rate, hits_of
 from isthmus.recipes.adversarial import Standing, candidates, dead_layers_of, follow_for, standings, warnings_of
 from isthmus.recipes.poisoning import Planted, surrogate_for, tampered
-from isthmus.recipes.reserve import reserve
+from isthmus.recipes.reserve import kept_apart, reserve
 from isthmus.recipes.task import Task, plan_for, task_for
 from isthmus.recipes.train_recipe import TrainRecipe
 from isthmus.runs import Run
@@ -149,8 +149,7 @@ def _training_samples(recipe: TrainRecipe, splits: Splits) -> tuple[Samples, Sam
         samples = reserve(splits, recipe.hold_out, seed=recipe.hold_out_seed)[1]
     validation = None
     if recipe.validation is not None:
-        parts = split_roles(samples, {"validation": recipe.validation, "train": None}, seed=0, avoid=splits.test)
-        samples, validation = parts["train"], parts["validation"]
+        validation, samples = kept_apart(samples, recipe.validation, test=splits.test)
     if recipe.train_n is not None and recipe.train_n < len(samples):
         samples = samples.subset(recipe.train_n, generator=stream(0, "train_n"))
     return samples, validation

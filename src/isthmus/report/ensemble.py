@@ -99,8 +99,9 @@ def ensemble_sentences(table: Table) -> list[str]:
     lines = [
         f"chosen on {meta.validation.n:,} validation images: {meta.chosen.name}; on the test images {meta.hindsight.name} is best, which "
         f"is known only afterwards: regret {100 * meta.regret:.4g} %",
-        f"greedy soup: {len(kept)} of {len(meta.greedy)} members ({'; '.join(kept)})",
     ]
+    if kept:
+        lines.append(f"greedy soup: {len(kept)} of {len(meta.greedy)} members ({'; '.join(kept)})")
     return lines + [said for row in rows if (said := _gain(row))]
 
 
