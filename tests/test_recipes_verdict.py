@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from isthmus.geometry.build import line
+from isthmus.geometry.bases import Bernstein
+from isthmus.geometry.build import connect
 from isthmus.rates import Rate, wilson
 from isthmus.recipes.evidence import _familiar
 from isthmus.recipes.verdict import judge
@@ -136,13 +137,15 @@ def test_the_limits_decide() -> None:
     assert judge(Rate(30, 1000), 0.01, SAME, SAME, 0.1)[0] == "criteria_not_met"
 
 
+@pytest.mark.parametrize("second", ["suspect 1", "fine-tuned"])
 @pytest.mark.parametrize(("error", "warned"), [(5.0, True), (14.0, False), (30.0, False)])
-def test_an_end_that_knows_the_validation_images_is_named(error: float, warned: bool) -> None:
+def test_a_suspect_that_knows_the_validation_images_is_named(error: float, warned: bool, second: str) -> None:
     columns = [Column("t"), Column("validation_error", "%", "lower", "validation", 200)]
-    table = Table.of([{"t": t, "validation_error": e} for t, e in ((0.0, error), (0.5, 20.0), (1.0, 16.0))], columns)
-    main = Repaired(
-        "path", torch.nn.Identity(), 0.0, 0, bridge=line([torch.nn.Linear(1, 2), torch.nn.Linear(1, 2)]), table=table
-    )
+    rows = [{"t": t, "validation_error": e} for t, e in ((0.0, error), (0.5, 20.0), (1.0, 1.0))]
+    ends = [torch.nn.Linear(1, 2), torch.nn.Linear(1, 2)]
+    bridge = connect(ends, Bernstein(1), names=("suspect 0", second))
+    main = Repaired("path", torch.nn.Identity(), 0.0, 0, bridge=bridge, table=Table.of(rows, columns))
     rate = RateEntry.of(Rate(840, 1000))  # three standard errors of 200 images are 7.8 points
     found = _familiar(main, [Entry(name=f"suspect {k}", clean_accuracy=rate) for k in range(2)])
-    assert [text.split(" is ")[0] for text in found] == (["suspect 0"] if warned else [])
+    named = [text.split(" is ")[0] for text in found]
+    assert named == ["suspect 0"] * warned + ["suspect 1"] * (second == "suspect 1")  # a tuned copy is no suspect
