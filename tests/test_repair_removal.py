@@ -115,14 +115,14 @@ def test_plants_that_did_not_take_say_nothing() -> None:
 def test_the_headline_is_the_worst_the_estimate_the_mean_and_the_interval_that_of_one_more() -> None:
     shares = (0.9, 0.5, 0.7)
     found = Removal(
-        tuple(outcome(name, share, 0.2, 1.0) for name, share in zip("abc", shares, strict=True)), skipped=()
+        tuple(outcome(name, share, share, share) for name, share in zip("abc", shares, strict=True)), skipped=()
     )
     assert found.worst.name == "b"
     assert found.estimate == pytest.approx(0.7)
     half = stats.t(df=2, scale=0.2 * sqrt(4 / 3)).ppf(0.9)  # a fifth outside, both sides alike
     assert found.interval == (pytest.approx(0.7 - half), 1.0)
-    assert pooled([(share, 0.0, 1.0) for share in shares], level=0.5)[2] == pytest.approx(
-        0.7 + stats.t(df=2, scale=0.2 * sqrt(4 / 3)).ppf(0.75)
+    assert pooled([(share, share, share) for share in shares], level=0.6)[2] == pytest.approx(
+        0.7 + stats.t(df=2, scale=0.2 * sqrt(4 / 3)).ppf(0.8)
     )
     with pytest.raises(InputError, match=r"`shares` should hold that of one plant at least\. Found none"):
         pooled([])
@@ -130,9 +130,14 @@ def test_the_headline_is_the_worst_the_estimate_the_mean_and_the_interval_that_o
 
 def test_the_interval_holds_one_more_of_the_same_as_often_as_it_says() -> None:
     drawn = np.random.default_rng(0).normal(0.2, 0.1, (4000, 4))
-    bounds = [pooled([(float(share), 0.0, 1.0) for share in row[:3]])[1:] for row in drawn]
+    bounds = [pooled([(float(share),) * 3 for share in row[:3]])[1:] for row in drawn]
     held = [low <= row[3] <= high for row, (low, high) in zip(drawn, bounds, strict=True)]
     assert np.mean(held) == pytest.approx(0.8, abs=0.03)  # five standard errors
+
+
+def test_shares_that_agree_are_no_more_certain_than_each_of_them() -> None:
+    assert pooled([(1.0, 0.75, 1.0), (1.0, 0.5, 1.0)]) == (1.0, 0.5, 1.0)
+    assert pooled([(0.5, 0.25, 0.625), (0.5, 0.375, 0.75)]) == (0.5, 0.25, 0.75)
 
 
 def test_a_single_plant_says_nothing_about_the_spread() -> None:

@@ -70,9 +70,10 @@ def pooled(shares: Sequence[Share], level: float = LEVEL) -> Share:
     """Return (mean, low, high): the mean share removed of K plants, and the interval for that of one further tampering.
 
     mean +- t s sqrt(1 + 1 / K), with s the standard deviation of the K shares and t the (1 + level) / 2 quantile of Student's t with
-    K - 1 degrees of freedom; `high` is at most 1. Were the tampering drawn like the plants, and shares normal, it would hold with
-    probability `level`. It is not drawn like them: see the text of `isthmus.repair.trust.planted`. A single plant says nothing about
-    the spread: its interval runs from its own lower bound, or from 0 (nothing removed) where that is lower, to 1.
+    K - 1 degrees of freedom; `high` is at most 1. The interval holds those of the plants themselves: shares that agree by chance, all at 1
+    for instance, are no certainty. Were the tampering drawn like the plants, and shares normal, it would hold with probability `level`
+    or more. It is not drawn like them: see the text of `isthmus.repair.trust.planted`. A single plant says nothing about the spread:
+    its interval runs from its own lower bound, or from 0 (nothing removed) where that is lower, to 1.
 
     >>> pooled([(1.0, 0.75, 1.0), (0.5, 0.25, 0.625)])[0]
     0.75
@@ -85,7 +86,8 @@ def pooled(shares: Sequence[Share], level: float = LEVEL) -> Share:
     from scipy.special import stdtrit  # a quarter of a second to import
 
     half = float(stdtrit(count - 1, (1 + level) / 2)) * stdev(values) * sqrt(1 + 1 / count)
-    return mean, mean - half, min(1.0, mean + half)
+    lowest, highest = min(low for _, low, _ in shares), max(high for _, _, high in shares)
+    return mean, min(lowest, mean - half), min(1.0, max(highest, mean + half))
 
 
 def success_before(copies: Sequence[Rate]) -> Rate:
