@@ -45,6 +45,9 @@ def test_corners_are_lettered_in_the_order_of_the_files():
 
 def test_short_names_say_where_paths_differ():
     assert short_names(["x/a/m.pt", "x/b/m.pt", "x/b/n.pt"]) == ["a/m.pt", "b/m.pt", "b/n.pt"]
+    assert short_names([]) == []
+    long = [f"runs/cifar10-resnet18-{kind}-seed-0/m.pt" for kind in ("patch", "low-frequency")]
+    assert short_names(long) == ["patch", "low-frequency"]
     assert short_names(["same", "same"]) == ["same", "same"]
 
 

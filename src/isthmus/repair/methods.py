@@ -164,7 +164,7 @@ METHODS: Mapping[str, Method] = {
         "sharp-path with half the gradients; the other half trains its point further, ours", 2, _polished_path
     ),
     "surface": Method(
-        "Bezier surface through four suspects, or two and their fine-tuned copies, by such steps (after Ren et al. 2025), ours",
+        "Bezier surface through four suspects, or fine-tuned copies, trained as sharp-path (after Ren et al. 2025), ours",
         2,
         _surface,
     ),

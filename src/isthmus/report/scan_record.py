@@ -11,6 +11,9 @@ from isthmus._check import InputError
 from isthmus.report.document import Choice
 from isthmus.table import Table
 
+LONG = 12
+"""Letters of a name that fit beside a corner of a figure."""
+
 
 class Corner(BaseModel, frozen=True, extra="ignore"):
     """A given model: the name of its file and its coordinates."""
@@ -60,17 +63,25 @@ def on_simplex(table: Table) -> bool | None:
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """Return the parts of paths in which they differ, as they are where they differ in none.
+    """Return the parts of paths in which they differ, of long ones the words between hyphens; as they are where they differ in none.
 
     >>> short_names(["runs/a/model.safetensors", "runs/b/model.safetensors"])
     ['a', 'b']
     >>> short_names(["x.pt", "y.pt"])
     ['x.pt', 'y.pt']
+    >>> short_names(["cifar10-patch-seed-0", "cifar10-blend-seed-0"])
+    ['patch', 'blend']
     """
-    parts = [name.strip("/").split("/") for name in names]
+    short = _differing(names, "/")
+    return short if max(map(len, short), default=0) <= LONG else _differing(short, "-")
+
+
+def _differing(names: Sequence[str], mark: str) -> list[str]:
+    """Return the names without the parts, between marks, that all have at their start or at their end."""
+    parts = [name.strip(mark).split(mark) for name in names]
     head = _shared(parts)
     tail = _shared([part[head:][::-1] for part in parts])
-    short = ["/".join(part[head : len(part) - tail]) for part in parts]
+    short = [mark.join(part[head : len(part) - tail]) for part in parts]
     return short if all(short) else list(names)
 
 
