@@ -47,9 +47,9 @@ class PathRepair:
     def __call__(self, suspects: Sequence[nn.Module], clean: Clean, *, seed: int, session: Session) -> Repaired:
         """Return the model at the chosen point between the suspects, polished where asked."""
         began = perf_counter()
-        models, names, spent = self._corners(suspects, clean, seed, session)
         plain = self.geometry.partition(":")[0] in ("bezier", "chain", "surface")
         require(plain, "geometry", "name a curve or surface whose points are trained at once", self.geometry)
+        models, names, spent = self._corners(suspects, clean, seed, session)
         start = connect(models, parse_geometry(self.geometry, self.joins), names=names)
         fitted = fit(start, clean.train, self.plan, seed=seed, objective=self.objective, session=session)
         settle = Recalibrate(clean.train)
