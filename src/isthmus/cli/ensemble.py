@@ -9,7 +9,7 @@ from isthmus.cli import options as o
 if TYPE_CHECKING:
     from isthmus.table import Table
 
-CHOICE, ATTACK = "What is chosen, and on what", "Attack"
+ATTACK = "Attack"
 EPILOG = """Examples:
 
 isthmus ensemble runs/ab --points 0,0.25,0.5,0.75,1 --out runs/ensemble
@@ -50,18 +50,10 @@ def ensemble(  # noqa: PLR0913  one parameter for each option
             "--validation",
             min=1,
             help="Training images to choose by, those that train --validation keeps apart.",
-            rich_help_panel=CHOICE,
+            rich_help_panel=o.CHOICE,
         ),
     ] = 500,
-    hold_out: Annotated[
-        int | None,
-        typer.Option(
-            "--hold-out",
-            min=1,
-            help="Take them from so many images that train --hold-out set aside.",
-            rich_help_panel=CHOICE,
-        ),
-    ] = None,
+    hold_out: o.ChosenFrom = None,
     settle_n: o.SettleN = 2000,
     eps: Annotated[
         str | None,
@@ -90,7 +82,7 @@ def ensemble(  # noqa: PLR0913  one parameter for each option
         typer.Option(
             "--greedy/--no-greedy",
             help="Try a greedy soup: one more model to measure for each member.",
-            rich_help_panel=CHOICE,
+            rich_help_panel=o.CHOICE,
         ),
     ] = True,
     batch_size: Annotated[

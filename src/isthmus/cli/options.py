@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 WHERE, WORK = "Where results go", "How it is run"
+CHOICE = "What is chosen, and on what"
 TRAINING = "Training"
 
 Out = Annotated[
@@ -78,6 +79,15 @@ Data = Annotated[
     ),
 ]
 TestN = Annotated[int, typer.Option("--n", min=1, help="At most N test images, a stratified choice.")]
+ChosenFrom = Annotated[
+    int | None,
+    typer.Option(
+        "--hold-out",
+        min=1,
+        help="Take them from so many images that train --hold-out set aside.",
+        rich_help_panel=CHOICE,
+    ),
+]
 SettleN = Annotated[
     int,
     typer.Option(

@@ -6,7 +6,6 @@ import typer
 
 from isthmus.cli import options as o
 
-CHOICE = "What is chosen, and on what"
 ATTACK = "Attack of the probe robust, images of those about curvature"
 EPILOG = """Examples:
 
@@ -87,18 +86,10 @@ def scan(  # noqa: PLR0913  one parameter for each option
             "--validation",
             min=1,
             help="Measure on N training images too, those that train --validation keeps apart, and choose the best point on them.",
-            rich_help_panel=CHOICE,
+            rich_help_panel=o.CHOICE,
         ),
     ] = None,
-    hold_out: Annotated[
-        int | None,
-        typer.Option(
-            "--hold-out",
-            min=1,
-            help="Take them from so many images that train --hold-out set aside.",
-            rich_help_panel=CHOICE,
-        ),
-    ] = None,
+    hold_out: o.ChosenFrom = None,
     batch_size: Annotated[
         int,
         typer.Option(
