@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from isthmus.recipes.surfaces_cells import ALL, BILINEAR, NINE, SAME_RUN, SURFACE
+from isthmus.recipes.surfaces_cells import ALL, BILINEAR, DRAWN, ESPRO, NINE, SAME_RUN, SURFACE
 from isthmus.recipes.surfaces_tables import Found
 from isthmus.table import Cell, Column, Table, with_bounds
 
@@ -51,10 +51,19 @@ def compared(*rows: tuple[str, float, int, float, float]) -> Table:
     names = ("name", "test_accuracy", "passes", "over_corners", "over_corners_p", "members")
     full = [dict(zip(names, (*row, row[2]), strict=True)) for row in rows]
     more = {"test_accuracy_low": 80.0, "test_accuracy_high": 99.0, "test_nll": 0.5}
-    return Table.of([row | more for row in full], [Column(name) for name in (*names, *more)])
+    columns = [Column(name, n=N if name == "test_accuracy" else None) for name in (*names, *more)]
+    return Table.of([row | more for row in full], columns)
 
 
-def found(*, gain: float = 2.0, p: float = 0.01, top: float = 1.0, seed: int = 0, block: str = "resnet18") -> Found:
+def found(
+    *,
+    gain: float = 2.0,
+    p: float = 0.01,
+    top: float = 1.0,
+    espro: float = 86.0,
+    seed: int = 0,
+    block: str = "resnet18",
+) -> Found:
     """What a study could find: four corners of 13 % in the mean, a flat patch that fails, a trained surface `top` above its corners."""
     return Found(
         block=block,
@@ -77,6 +86,7 @@ def found(*, gain: float = 2.0, p: float = 0.01, top: float = 1.0, seed: int = 0
                 ("corner ensemble", 90.0, 4, 0.0, 1.0),
                 ("uniform soup", 85.0, 1, -5.0, 0.1),
             ),
+            (ESPRO, DRAWN): compared(("softmax ensemble", espro, 100, espro - 90.0, 0.1)),
         },
         alone=line(8.0, 18.0),
         run=compared(("softmax ensemble", 89.0, 6, 0.0, 1.0)),

@@ -209,9 +209,9 @@ def test_people_read_what_was_chosen_and_what_is_doubtful(capsys, tmp_path):
 
 
 def test_a_plane_has_no_border():
-    assert points_of(Affine(3), "2,-1;0,0").tolist() == [[2.0, -1.0], [0.0, 0.0]]
+    assert points_of(Affine(3), "2,-1;0,0", generator=torch.Generator()).tolist() == [[2.0, -1.0], [0.0, 0.0]]
     with pytest.raises(InputError, match=r"`points` should lie on the bridge, a plane with any finite coordinates"):
-        points_of(Affine(3), "inf,0")
+        points_of(Affine(3), "inf,0", generator=torch.Generator())
 
 
 def test_validation_images_are_those_that_no_training_saw():
@@ -276,8 +276,8 @@ def test_wrong_files_are_one_line(capsys, tmp_path):
         ((one, other), "should be a model of one architecture with the others"),
         ((one, other, "--arch", "mlp:depth=1", "--width", "8"), "of shape (12, 64) where the model has (8, 64)"),
         ((one, tmp_path / "gone.safetensors"), "gone.safetensors"),
-        ((one, tmp_path), "`models` should be weight files where there are several. Found a bridge or a folder, "),
-        ((one, tmp_path / "bridge.safetensors"), "Give the bridge alone, or only weight files."),
+        ((one, tmp_path), f"`models` should be weight files or bridges, not both. Found '{tmp_path}' beside '{one}'."),
+        ((tmp_path / "bridge.safetensors", one), "`models` should be weight files or bridges, not both."),
         ((one, two, "--points", "3"), "`points` should come with a bridge. Found 3 with 2 models."),
         ((bridge_at_surface, "--points", "0.6,0.6"), "at least 0 with a sum of at most 1. Found 0.6,0.6."),
         ((bridge_at_surface, "--points", "0.5;0.2"), "`points` should have 2 coordinate(s) each. Found 0.5."),
@@ -323,10 +323,8 @@ def test_every_ensemble_stands_beside_that_of_the_corners(capsys, tmp_path):
 
 
 def test_random_points_are_uniform_draws_of_the_seed(capsys, tmp_path):
-    basis = parse_geometry("complex:2", 3)
-    drawn = points_of(basis, "random:6", seed=1)
-    assert torch.equal(drawn, sample(basis, 6, generator=stream(1, "points")))
-    assert not torch.equal(drawn, points_of(basis, "random:6", seed=2))
+    drawn = points_of(parse_geometry("complex:2", 3), "random:6", generator=stream(1, "points"))
+    assert torch.equal(drawn, sample(parse_geometry("complex:2", 3), 6, generator=stream(1, "points")))
     bridge_at(tmp_path)
     names = [
         [
@@ -337,5 +335,31 @@ def test_random_points_are_uniform_draws_of_the_seed(capsys, tmp_path):
         ][:3]
         for k in (1, 2)
     ]
-    assert names[0] == [f"t = {float(t):.6g}" for t in points_of(parse_geometry("line", 2), "random:3", seed=1)]
+    expected = points_of(parse_geometry("line", 2), "random:3", generator=stream(1, "points"))
+    assert names[0] == [f"t = {float(t):.6g}" for t in expected]
     assert names[0] != names[1]
+
+
+def test_several_bridges_are_one_ensemble_with_draws_of_their_own(capsys, tmp_path):
+    pairs = []
+    for name, seed in (("a", 0), ("b", 2)):
+        (tmp_path / name).mkdir()
+        models = [loaded(model_file(tmp_path / name / f"m{k}.safetensors", seed=seed + k)) for k in range(2)]
+        bridge = connect(models, parse_geometry("line", 2))
+        card = Card(arch="mlp:depth=1", width=8, num_classes=10, input_shape=(1, 8, 8), data="digits")
+        save_bridge(bridge, tmp_path / name / "bridge.safetensors", meta=card)
+        pairs.append((models, bridge))
+    folders = (tmp_path / "a", tmp_path / "b" / "bridge.safetensors")
+    rows, (test, _) = rows_of(call(capsys, "ensemble", *folders, "--points", "random:2", *FEW, "--json")), images()
+    generator = stream(0, "points")
+    places = [sample(bridge.basis, 2, generator=generator) for _, bridge in pairs]
+    names = [f"{folder}: t = {float(t):.6g}" for folder, drawn in zip(folders, places, strict=True) for t in drawn]
+    assert list(rows)[:4] == names
+    assert len(set(names)) == 4
+    members = [bridge.at(t) for (_, bridge), drawn in zip(pairs, places, strict=True) for t in drawn]
+    right = 100 * float(correct(logits(Ensemble(members), test), test.y).float().mean())
+    assert rows["softmax ensemble"]["test_accuracy"] == pytest.approx(right)
+    corners = [model for models, _ in pairs for model in models]
+    right = 100 * float(correct(logits(Ensemble(corners), test), test.y).float().mean())
+    assert rows["corner ensemble"]["test_accuracy"] == pytest.approx(right)
+    assert (rows["corner ensemble"]["members"], rows["softmax ensemble"]["members"]) == (4, 4)

@@ -10,13 +10,13 @@ from isthmus.recipes.surfaces_cells import (
     BILINEAR,
     LATE,
     SAME_RUN,
-    SIZES,
     STAGED,
     SURFACE,
     SWA,
     cells,
 )
 from isthmus.recipes.surfaces_claims import claims
+from isthmus.recipes.surfaces_scales import SIZES
 from isthmus.recipes.surfaces_standing import LONGER, standings
 from isthmus.recipes.surfaces_standing import SWA as AVERAGED
 from isthmus.recipes.surfaces_tables import (
@@ -66,6 +66,14 @@ def test_what_stands_beside_takes_as_many_gradients(scale):
         assert held[f"staged-{block.name}-0"].recipe.plan.evaluations == surface
         for name in ("longer", "swa"):
             assert held[f"{name}-{block.name}-0"].recipe.plan.evaluations == four + surface
+        simplexes = [held[f"espro-{k}-{block.name}-0"].recipe for k in range(4)]
+        assert [recipe.models for recipe in simplexes] == [
+            (f"cells/corner-{block.name}-0-{k}/model.safetensors",) for k in range(4)
+        ]
+        complex_of = held[f"spro-{block.name}-0"].recipe
+        assert len(complex_of.models) == 4
+        assert {recipe.geometry for recipe in simplexes} | {complex_of.geometry} == {"simplex:3", "complex:3"}
+        assert sum(recipe.plan.evaluations for recipe in simplexes) == complex_of.plan.evaluations == surface
         swa = held[f"swa-{block.name}-0"].recipe.plan
         assert (swa.resets, swa.restart_rate, len(held[f"soup-{block.name}-0"].recipe.models)) == (
             SWA,
@@ -82,7 +90,9 @@ def test_all_is_measured_on_the_same_images():
     assert alone.grid == "2"
     ensembles = [held[f"ensemble-{which}-surface-vgg16-0"].recipe for which in ("nine", "all")]
     assert [recipe.points for recipe in ensembles] == ["3x3", "11x11"]
-    everything = [*scans, alone, *ensembles, held["soup-vgg16-0"].recipe]
+    drawn = [held[f"ensemble-drawn-{name}-vgg16-0"].recipe for name in ("espro", "spro")]
+    assert [(recipe.points, len(recipe.models)) for recipe in drawn] == [("random:25", 4), ("random:25", 1)]
+    everything = [*scans, alone, *ensembles, *drawn, held["soup-vgg16-0"].recipe]
     assert {(r.n, r.validation, r.settle_n, r.seed) for r in everything} == {(2000, 1000, 500, 0)}
     batch = [held[f"batch-{name}-vgg16-0"].recipe for name in (BILINEAR, SURFACE)]
     assert {(r.settle, r.batch_size, r.grid, r.n) for r in batch} == {("batch", 128, "6x6", 2000)}
@@ -160,6 +170,7 @@ def test_points_are_chosen_on_validation_and_show_their_regret():
     assert taken["bilinear patch within one run: point chosen on validation"] == (1, 100)
     assert taken[LONGER] == taken[AVERAGED] == (1, 460)
     assert taken["ensemble of the averaged run's snapshots"] == (6, 460)
+    assert taken["ESPRO: ensemble of 25 draws from a simplex at each corner"] == (100, 460)
     assert rows["trained surface: ensemble of 25 points"]["over_corners"] == 2.0
     bare = standings([replace(found(), patches={}, ensembles={}, alone=None, run=None)])
     assert bare.rows() == []
@@ -184,19 +195,21 @@ def verdicts(*held, seeds=1):
 
 def test_claims_are_decided_once_all_seeds_are_there():
     # Worst point at 16 %, 3 points below the mean corner of 87 %: the first fails; the point of 86.8 % against 90, 92 and 82 %.
-    assert verdicts(found()) == [False, True, True, True, False, False, True, True]
+    assert verdicts(found()) == [False, True, True, True, True, False, False, True, True]
     even = replace(found(), patches={SURFACE: scanned(flat), BILINEAR: scanned(dome(15.0))})
     assert verdicts(even)[:3] == [True, False, None]
-    assert verdicts(found(), seeds=2) == [False, None, None, None, False, False, None, None]
+    assert verdicts(found(), seeds=2) == [False, None, None, None, None, False, False, None, None]
     assert verdicts(found(), found(seed=1), seeds=2)[1] is True
-    assert verdicts() == [None] * 8
+    assert verdicts() == [None] * 9
     assert verdicts(found(p=0.2))[3] is None
     assert verdicts(found(gain=-2.0))[3] is False
-    assert verdicts(found(top=60.0))[7] is True  # (60 + 4) / 9 and 60 / 9 are less than a point apart
+    assert verdicts(found(espro=90.0))[4] is None  # 2 points apart, 2.5 are within the noise of 1,000 images
+    assert verdicts(found(espro=95.0))[4] is False
+    assert verdicts(found(top=60.0))[8] is True  # (60 + 4) / 9 and 60 / 9 are less than a point apart
     far = replace(found(), in_training_mode={SURFACE: scanned(dome(20.0), points=3)})
-    assert verdicts(far)[7] is False
+    assert verdicts(far)[8] is False
     other = claims([found(block="vit")], ["resnet18", "vit"], 1)
-    assert [claim.holds for claim in other[:8]] == [None] * 8
+    assert [claim.holds for claim in other[:9]] == [None] * 9
     assert other[0].found == "not measured yet"
     said = claims([found()], ["resnet18"], 1)
     assert "resnet18" in said[0].text

@@ -4,7 +4,7 @@ import pytest
 
 from cli_example import call, tree
 from isthmus.barrier import SQUARE, surface_barriers
-from isthmus.recipes.surfaces_cells import SIZES
+from isthmus.recipes.surfaces_scales import SIZES
 from isthmus.table import Table
 
 
@@ -19,7 +19,7 @@ def test_a_part_alone_and_then_the_whole(capsys, folder):
     assert part.code == 0, part.err
     assert (part.json["status"], part.json["finished"]) == ("partial", 3)
     assert {row["patch"] for row in part.json["tables"]["Over each patch"]["rows"]} == {"bilinear patch within one run"}
-    assert [claim["holds"] is None for claim in part.json["claims"]] == [True, True, False, *[True] * 5]
+    assert [claim["holds"] is None for claim in part.json["claims"]] == [True, True, False, *[True] * 6]
     before = tree(folder / "s" / "cells" / "corner-cnn-0-0")
     done = call(capsys, *words, "--resume", "--json")
     assert done.code == 0, done.err
@@ -29,7 +29,7 @@ def test_a_part_alone_and_then_the_whole(capsys, folder):
     tables, size = done.json["tables"], SIZES["smoke"]
     assert len(tables["Over each patch"]["rows"]) == 4 * 4
     assert len(tables["Along its edges"]["rows"]) == 4 * 4
-    assert len(tables["Single models and ensembles"]["rows"]) == 16
+    assert len(tables["Single models and ensembles"]["rows"]) == 18
     assert len(tables["Counted in training mode"]["rows"]) == 2
     block = size.blocks[0]
     taken = {row["gradients"] for row in tables["Single models and ensembles"]["rows"]}

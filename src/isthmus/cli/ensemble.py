@@ -29,7 +29,7 @@ SHOWN = (
 def ensemble(  # noqa: PLR0913  one parameter for each option
     models: Annotated[
         list[str],
-        typer.Argument(metavar="DIR|MODEL", help="Folder of a connection, a bridge file, or several weight files."),
+        typer.Argument(metavar="DIR|MODEL", help="Folders of connections or bridge files, or several weight files."),
     ],
     points: Annotated[
         str | None,

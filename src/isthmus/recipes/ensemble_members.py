@@ -1,4 +1,4 @@
-"""The members of an ensemble: points of a saved bridge, or models of their own; and the images they are chosen and settled on."""
+"""The members of an ensemble: points of saved bridges, or models of their own; and the images they are chosen and settled on."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -34,7 +34,7 @@ SHARE = 0.5  # of the free memory that the members may take
 class EnsembleRecipe(BaseModel):
     """Whose answers or weights to average, on which images to choose and to measure.
 
-    models: a bridge file or the folder of a connection, or at least two weight files of one architecture. points: of a bridge, `corners`,
+    models: bridge files or folders of connections, or at least two weight files, of one architecture. points: of each bridge, `corners`,
     a grid (`5`, `3x3`), coordinates (`0,0.5,1`; on a surface `0,0;0.5,1`) or `random:25`, so many drawn uniformly by the seed; None for
     five along each coordinate. validation: so many images of the training split choose the point and the greedy soup, those that
     `isthmus train --validation` keeps apart; with `hold_out` the last of so many reserved images. n: at most so many test images, a
@@ -102,12 +102,12 @@ class Case:
 def case_of(recipe: EnsembleRecipe, run: Run | None) -> Case:
     """Return the members and the images of a recipe; the files read are recorded in the run.
 
-    Raises InputError for a file that is neither, a bridge among several models, a model alone, models of different architectures, points
+    Raises InputError for a file that is neither, bridges among models, a model alone, models of different architectures, points
     off the bridge, more of them than fit into memory, a radius wider than the images, and for validation images that there are not.
     """
-    bridge = _bridge_path(recipe)
-    paths = [bridge] if bridge else list(recipe.models)
-    card = None if bridge is None else read_header(bridge).card
+    bridges = _bridge_paths(recipe)
+    paths = list(bridges or recipe.models)
+    card = read_header(bridges[0]).card if bridges else None
     spec = data_for(recipe.data, paths, card)
     splits = load_data(spec, size=recipe.size)
     task = task_for(splits, arch=recipe.arch, width=recipe.width, files=paths, card=card)
@@ -123,32 +123,36 @@ def case_of(recipe: EnsembleRecipe, run: Run | None) -> Case:
         count = min(recipe.settle_n, len(train))
         settle = Recalibrate(train.subset(count, generator=stream(recipe.seed, "settle")))
     room = _Room(recipe, template, len(test) + len(validation), test)
-    if bridge is None:
+    if bridges:
+        members, notes = _points(recipe, [load_bridge(path, template) for path in bridges], settle, room)
+    else:
         room.require_fits(len(paths), "models")
         members, notes = _files(recipe, task, settle, run)
-    else:
-        members, notes = _points(recipe, load_bridge(bridge, template), settle, room)
-        if run is not None:
-            run.read(bridge, sha256(bridge))
+    if run is not None:
+        for path in bridges:
+            run.read(path, sha256(path))
     return Case(members, task, test, validation, spec, notes)
 
 
-def _bridge_path(recipe: EnsembleRecipe) -> str | None:
-    """Return the bridge file that the recipe names, None for weight files."""
-    first, several = recipe.models[0], len(recipe.models) > 1
-    if not several:
-        found = bridge_file(first)
-        try:
-            read_header(found)
-        except InputError as error:
-            raise InputError(f"{error} An ensemble is of a bridge, or of at least two models.") from error
-        return str(found)
-    require(recipe.points is None, "points", "come with a bridge", f"{recipe.points} with {len(recipe.models)} models")
-    for path in recipe.models:
-        if Path(path).is_dir() or _is_bridge(path):
-            fix = "Give the bridge alone, or only weight files."
-            require(False, "models", "be weight files where there are several", f"a bridge or a folder, {path!r}", fix)
-    return None
+def _bridge_paths(recipe: EnsembleRecipe) -> tuple[str, ...]:
+    """Return the bridge files that the recipe names, none for weight files."""
+    several = len(recipe.models) > 1
+    named = [path for path in recipe.models if Path(path).is_dir() or _is_bridge(path)]
+    if several and named and len(named) < len(recipe.models):
+        other = next(path for path in recipe.models if path not in named)
+        require(False, "models", "be weight files or bridges, not both", f"{named[0]!r} beside {other!r}")
+    if several and not named:
+        require(
+            recipe.points is None, "points", "come with a bridge", f"{recipe.points} with {len(recipe.models)} models"
+        )
+        return ()
+    found = tuple(str(bridge_file(path)) for path in recipe.models)
+    try:
+        for path in found:
+            read_header(path)
+    except InputError as error:
+        raise InputError(f"{error} An ensemble is of a bridge, or of at least two models.") from error
+    return found
 
 
 def _is_bridge(path: str) -> bool:
@@ -179,27 +183,41 @@ def _files(
 
 
 def _points(
-    recipe: EnsembleRecipe, bridge: Bridge, settle: Recalibrate | None, room: "_Room"
+    recipe: EnsembleRecipe, bridges: list[Bridge], settle: Recalibrate | None, room: "_Room"
 ) -> tuple[Members, tuple[str, ...]]:
-    """Return the models at the points of a bridge, and after them its corners that are not among these."""
+    """Return the models at the points of each bridge, and after them the corners that are not among these."""
     text = POINTS if recipe.points is None else recipe.points
-    extra = len(bridge.basis.corners)
-    if (count := count_of(bridge.basis, text)) is not None:
-        room.require_fits(count + extra, "points")  # before the coordinates themselves fill the memory
-    points = [tuple(row) for row in points_of(bridge.basis, text, seed=recipe.seed).tolist()]
+    extra = sum(len(bridge.basis.corners) for bridge in bridges)
+    counts = [count_of(bridge.basis, text) for bridge in bridges]
+    if None not in counts:  # before the coordinates themselves fill the memory
+        room.require_fits(sum(filter(None, counts)) + extra, "points")
+    generator = stream(recipe.seed, "points")  # one for all: each bridge has draws of its own
+    points = [
+        (k, tuple(row))
+        for k, bridge in enumerate(bridges)
+        for row in points_of(bridge.basis, text, generator=generator).tolist()
+    ]
     room.require_fits(len(points) + extra, "points")
-    corners = [tuple(u) for u, _ in bridge.basis.corners]
-    every = points + [u for u in corners if u not in points]
-    axes = coordinate_names(bridge.basis.dim)
-    names = [", ".join(f"{axis} = {value:.6g}" for axis, value in zip(axes, u, strict=True)) for u in every]
+    corners = [(k, tuple(u)) for k, bridge in enumerate(bridges) for u, _ in bridge.basis.corners]
+    every = points + [corner for corner in corners if corner not in points]
+    names = [_name(recipe, bridges, place) for place in every]
     twice = [name for place, name in enumerate(names) if name in names[:place]]
     notes = tuple(f"{name}: named again, counted once more" for name in twice)
-    places = tuple(every.index(u) for u in corners)
+    places = tuple(every.index(corner) for corner in corners)
 
     def make(place: int) -> nn.Module:
-        return bridge.at(every[place], settle=settle)
+        k, u = every[place]
+        return bridges[k].at(u, settle=settle)
 
     return Members(tuple(_unique(names)), len(points), places, make, settle), notes
+
+
+def _name(recipe: EnsembleRecipe, bridges: list[Bridge], place: tuple[int, tuple[float, ...]]) -> str:
+    """Return what a point of a bridge is called, of several with the bridge before it."""
+    k, u = place
+    axes = coordinate_names(bridges[k].basis.dim)
+    shown = ", ".join(f"{axis} = {value:.6g}" for axis, value in zip(axes, u, strict=True))
+    return shown if len(bridges) == 1 else f"{recipe.models[k]}: {shown}"
 
 
 def _unique(names: list[str]) -> list[str]:

@@ -9,14 +9,13 @@ from isthmus._check import InputError, require
 from isthmus.geometry.bases import Basis
 from isthmus.geometry.domain import domain, inside, lattice_size
 from isthmus.geometry.sampling import sample
-from isthmus.randomness import stream
 from isthmus.scan import grid
 
 WANTED = "be `corners`, a grid such as 5 or 3x3, random:25, or coordinates such as 0,0.5,1 (on a surface 0,0;0.5,1)"
 _RANDOM = r"random:([1-9]\d*)"
 
 
-def points_of(basis: Basis, text: str, *, seed: int = 0) -> Tensor:
+def points_of(basis: Basis, text: str, *, generator: torch.Generator) -> Tensor:
     """Return the coordinates (N, d), float64, that `points` names: `corners`, a grid, `random:N`, or the coordinates themselves.
 
     Raises InputError for another text, another number of coordinates, and coordinates outside the bridge.
@@ -24,7 +23,7 @@ def points_of(basis: Basis, text: str, *, seed: int = 0) -> Tensor:
     if text == "corners":
         return torch.tensor([u for u, _ in basis.corners], dtype=torch.float64).view(-1, basis.dim)
     if (drawn := fullmatch(_RANDOM, text)) is not None:
-        return sample(basis, int(drawn[1]), generator=stream(seed, "points"))
+        return sample(basis, int(drawn[1]), generator=generator)
     if (counts := grid_counts(basis, text)) is not None:
         fits = len(counts) == basis.dim and all(count >= 2 for count in counts)
         require(fits, "points", f"name at least 2 points for each of {basis.dim} coordinate(s)", text)

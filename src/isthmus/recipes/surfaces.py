@@ -8,21 +8,17 @@ from isthmus.plots import PatchPanel, patches_figure, save_figure
 from isthmus.recipes.connect import Connected
 from isthmus.recipes.study import Findings, Study, output_of
 from isthmus.recipes.surfaces_cells import (
-    ABOUT,
     BILINEAR,
-    CORNERS,
     ENSEMBLES,
     PATCHES,
-    SEEDS,
-    SIZES,
     SURFACE,
-    Block,
     cell,
     cells,
     corner,
     ensemble,
 )
 from isthmus.recipes.surfaces_claims import NOTES, claims
+from isthmus.recipes.surfaces_scales import ABOUT, CORNERS, SEEDS, SIZES, Block
 from isthmus.recipes.surfaces_standing import standings
 from isthmus.recipes.surfaces_tables import (
     TITLES,

@@ -6,11 +6,11 @@ from isthmus.recipes.cells import Cell, output
 from isthmus.recipes.connect import ConnectRecipe
 from isthmus.recipes.ensemble_members import EnsembleRecipe
 from isthmus.recipes.scan import ScanRecipe
+from isthmus.recipes.surfaces_scales import CORNERS, SIZES, Block, Size
 from isthmus.recipes.train import TrainRecipe
 from isthmus.training.plan import Plan
 from isthmus.training.staged import Stages
 
-CORNERS = 4
 LATE = (8 / 11, 9 / 11, 10 / 11)  # of one run, and its end: epochs 160, 180, 200 and 220 of Ren et al. 2025, figure 6
 SWA = (0.6, 0.7, 0.8, 0.9)  # and the end: what is averaged, of the half at a quarter of the first rate
 MODEL, BRIDGE = "model.safetensors", "bridge.safetensors"
@@ -34,109 +34,14 @@ PATCHES = (
     Patch(STAGED, "surface:2x2", "edges-first"),
     Patch(SAME_RUN, "surface:1x1", same_run=True),
 )
-NINE, ALL = "nine", "all"
-ENSEMBLES = ((SURFACE, NINE), (SURFACE, ALL), (SAME_RUN, NINE))
-"""Which connection's points are averaged, and which points.
-
-What is no patch (a complex of simplexes: SPRO, ESPRO, Benton et al. 2021) takes its place here: its connection among those of `_cells`, its
-points here, and a line in :func:`isthmus.recipes.surfaces_standing.standing`, where it stands beside what took as many gradients."""
-
-
-@dataclass(frozen=True)
-class Block:
-    """One architecture. plan: of a model; surface: of the patch between four; batchnorm: whether it has running statistics."""
-
-    name: str
-    arch: str
-    width: int
-    plan: Plan
-    surface: Plan
-    batchnorm: bool = True
-
-    @property
-    def gradients(self) -> int:
-        """Return the gradients of whole batches that four models and one trained patch take together."""
-        return CORNERS * self.plan.evaluations + self.surface.evaluations
-
-
-@dataclass(frozen=True)
-class Size:
-    """How large the study is. n, train_n, validation, settle_n: test, training, validation images and those that BatchNorm is set by.
-
-    grid: of the scans and the largest ensemble; batch_grid: of those in training mode, whose points are some of these; batch_size: theirs.
-    """
-
-    data: str
-    blocks: tuple[Block, ...]
-    n: int | None
-    train_n: int
-    validation: int
-    settle_n: int
-    grid: str
-    batch_grid: str
-    batch_size: int = 128
-    augment: str = "auto"
-
-
-_FAST = Plan(steps=1560, learning_rate=0.2, schedule="triangular", warmup=0.1, precision="bf16-mixed")
-_BETWEEN = _FAST.model_copy(update={"learning_rate": 0.1})
-_VIT = Plan(steps=3120, optimizer="adamw", learning_rate=3e-3, weight_decay=0.05, decay="points", warmup=0.1)
-_VIT_BETWEEN = _VIT.model_copy(update={"weight_decay": 0.0})
-_LONG = Plan(steps=62_400, learning_rate=0.1, schedule="multistep", milestones=(0.5, 0.75), precision="bf16-mixed")
-_LONG_BETWEEN = Plan(steps=78_000, learning_rate=0.03, precision="bf16-mixed")
-_LONG_VIT = _VIT.model_copy(update={"steps": 62_400, "learning_rate": 1e-3, "precision": "bf16-mixed"})
-_LONG_VIT_BETWEEN = _LONG_VIT.model_copy(update={"steps": 78_000, "weight_decay": 0.0})
-
-SIZES = {
-    "smoke": Size(
-        data="digits",
-        blocks=(Block("cnn", "cnn", 4, Plan(steps=40, batch_size=50), Plan(steps=24, batch_size=50)),),
-        n=100,
-        train_n=100,
-        validation=100,
-        settle_n=100,
-        grid="5x5",
-        batch_grid="3x3",
-        batch_size=50,
-        augment="none",
-    ),
-    "small": Size(
-        data="cifar10",
-        blocks=(
-            Block("resnet18", "resnet18", 8, _FAST, _BETWEEN),
-            Block("vgg16", "vgg16-bn", 16, _FAST.model_copy(update={"learning_rate": 0.1}), _BETWEEN),
-            Block("vit", "vit:depth=4,patch=8", 48, _VIT, _VIT_BETWEEN, batchnorm=False),
-        ),
-        n=2000,
-        train_n=1000,
-        validation=1000,
-        settle_n=500,
-        grid="11x11",
-        batch_grid="6x6",
-    ),
-    "paper": Size(
-        data="cifar10",
-        blocks=(
-            Block("resnet18", "resnet18", 64, _LONG, _LONG_BETWEEN),
-            Block("vgg16", "vgg16-bn", 64, _LONG.model_copy(update={"learning_rate": 0.05}), _LONG_BETWEEN),
-            Block("vit", "vit", 192, _LONG_VIT, _LONG_VIT_BETWEEN, batchnorm=False),
-        ),
-        n=None,
-        train_n=5000,
-        validation=2000,
-        settle_n=5000,
-        grid="11x11",
-        batch_grid="11x11",
-    ),
-}
-ABOUT = {
-    "smoke": "digits, a small network, 40 gradients for each model: does it run? Its numbers mean nothing",
-    "small": "CIFAR-10; resnet18 of width 8, vgg16 with BatchNorm of width 16, four epochs for each model and for each surface; vit of "
-    "width 48, depth 4 and patches of 8, eight epochs; about two hours with two jobs",
-    "paper": "CIFAR-10; resnet18 and vgg16 with BatchNorm of width 64, vit of width 192; 160 epochs for each model and 200 for each "
-    "surface; for a GPU",
-}
-SEEDS = {"smoke": 1, "small": 1, "paper": 3}
+ESPRO, SPRO = (
+    "espro",
+    "spro",
+)  # Benton et al. 2021: a simplex grown from each corner; all corners joined by shared vertices
+VERTICES, CONNECTORS = 3, 3
+NINE, ALL, DRAWN = "nine", "all", "drawn"
+ENSEMBLES = ((SURFACE, NINE), (SURFACE, ALL), (SAME_RUN, NINE), (ESPRO, DRAWN), (SPRO, DRAWN))
+"""Which connection's points are averaged, and which points."""
 
 
 def cells(scale: str, seeds: int) -> tuple[tuple[Cell, ...], ...]:
@@ -161,8 +66,8 @@ def corner(block: Block, seed: int, place: int) -> str:
 
 
 def points(size: Size, which: str) -> str:
-    """Return the points of an ensemble: corners, middles of the edges and of the patch, or the whole grid."""
-    return "3x3" if which == NINE else size.grid
+    """Return the points of an ensemble: corners, middles of edges and patch; the whole grid; or 25 draws (Benton et al. 2021)."""
+    return {NINE: "3x3", ALL: size.grid, DRAWN: "random:25"}[which]
 
 
 def ensemble(name: str, which: str) -> str:
@@ -179,6 +84,8 @@ def _cells(size: Size, block: Block, seed: int) -> tuple[list[Cell], ...]:
     trainings = [Cell(corner(block, seed, k), _corner(size, block, seed, k)) for k in range(CORNERS)]
     trainings += [named("longer", _longer(size, block, seed)), named("swa", _swa(size, block, seed))]
     joined = [named(patch.name, _patch(size, block, seed, patch)) for patch in PATCHES]
+    joined += [named(f"{ESPRO}-{k}", _grown(size, block, seed, (k,))) for k in range(CORNERS)]
+    joined.append(named(SPRO, _grown(size, block, seed, tuple(range(CORNERS)))))
     measured: list[Cell] = [named("alone", _alone(size, block, seed))]
     for patch in PATCHES:
         bridge = output(cell(patch.name, block, seed), BRIDGE)
@@ -186,8 +93,9 @@ def _cells(size: Size, block: Block, seed: int) -> tuple[list[Cell], ...]:
         if patch.in_training_mode and block.batchnorm:
             measured.append(named(f"batch-{patch.name}", _by_batch(size, bridge)))
     for name, which in ENSEMBLES:
-        bridge = output(cell(name, block, seed), BRIDGE)
-        measured.append(named(ensemble(name, which), _ensemble(size, (bridge,), points(size, which))))
+        kinds = [f"{ESPRO}-{k}" for k in range(CORNERS)] if name == ESPRO else [name]
+        bridges = tuple(output(cell(kind, block, seed), BRIDGE) for kind in kinds)
+        measured.append(named(ensemble(name, which), _ensemble(size, bridges, points(size, which))))
     last = named("scan-alone", _scan(size, output(cell("alone", block, seed), BRIDGE), "2"))
     return trainings, [*joined, named("soup", _soup(size, block, seed))], measured, [last]
 
@@ -229,19 +137,32 @@ def _swa(size: Size, block: Block, seed: int) -> TrainRecipe:
 
 
 def _patch(size: Size, block: Block, seed: int, patch: Patch) -> ConnectRecipe:
-    models = [output(corner(block, seed, k), MODEL) for k in range(CORNERS)]
+    models = tuple(output(corner(block, seed, k), MODEL) for k in range(CORNERS))
     if patch.same_run:
-        models = [output(corner(block, seed, 0), f"snapshot-{k + 1}.safetensors") for k in range(CORNERS)]
+        models = tuple(output(corner(block, seed, 0), f"snapshot-{k + 1}.safetensors") for k in range(CORNERS))
+    return _joined(size, block, seed, models, patch.geometry).model_copy(update={"stages": patch.stages})
+
+
+def _grown(size: Size, block: Block, seed: int, corners: tuple[int, ...]) -> ConnectRecipe:
+    """Return a simplex of one corner or a complex of several; one complex or four simplexes take as many gradients as a surface."""
+    alone = len(corners) == 1
+    steps = block.surface.evaluations // (CORNERS if alone else 1)
+    plan = block.surface.model_copy(update={"steps": steps, "num_points": 1})
+    models = tuple(output(corner(block, seed, k), MODEL) for k in corners)
+    geometry = f"simplex:{VERTICES}" if alone else f"complex:{CONNECTORS}"
+    return _joined(size, block, seed, models, geometry).model_copy(update={"plan": plan})
+
+
+def _joined(size: Size, block: Block, seed: int, models: tuple[str, ...], geometry: str) -> ConnectRecipe:
     return ConnectRecipe(
-        models=tuple(models),
+        models=models,
         arch=block.arch,
         data=size.data,
-        geometry=patch.geometry,
+        geometry=geometry,
         validation=size.validation,
         width=block.width,
         augment=size.augment,
         plan=block.surface,
-        stages=patch.stages,
         seed=seed,
     )
 

@@ -1,12 +1,12 @@
 """What becomes of the claims about surfaces: of Ren et al. 2025, and of what their reviewers asked."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 
 from isthmus.rates import Z95
 from isthmus.recipes.study import Claim
-from isthmus.recipes.surfaces_cells import ALL, BILINEAR, SAME_RUN, SURFACE
+from isthmus.recipes.surfaces_cells import ALL, BILINEAR, DRAWN, ESPRO, SAME_RUN, SURFACE
 from isthmus.recipes.surfaces_standing import CORNER_ENSEMBLE, ENSEMBLE
 from isthmus.recipes.surfaces_tables import (
     Found,
@@ -18,6 +18,7 @@ from isthmus.recipes.surfaces_tables import (
     modes,
     number,
 )
+from isthmus.table import Cell
 
 NEAR = 2.0  # points of accuracy below the mean corner at most: low everywhere
 FAR = 20.0  # points below it at least: the patch fails
@@ -107,6 +108,15 @@ def _ensemble(one: Found) -> _Case | None:
     return _Case(said, (gain > 0) if p < LEVEL else None)
 
 
+def _simplexes(one: Found) -> _Case | None:
+    row, other = one.row(SURFACE, ALL, ENSEMBLE), one.row(ESPRO, DRAWN, ENSEMBLE)
+    if row is None or other is None:
+        return None
+    n = one.ensembles[SURFACE, ALL].column("test_accuracy").n
+    errors = [{"test_error": 100 - number(each, "test_accuracy")} for each in (row, other)]
+    return _compared(f"surface, {row['members']} points,", errors[0], f"ESPRO, {other['members']} draws,", errors[1], n)
+
+
 def _point(one: Found) -> _Case | None:
     """Return the point that validation chose on the trained surface against the corner that it chose."""
     table = one.patches.get(SURFACE)
@@ -130,7 +140,7 @@ def _against(one: Found, what: str, row: Row) -> _Case | None:
     return _compared("point", chosen(table.rows()), what, row, table.column("test_error").n)
 
 
-def _compared(first: str, one: Row, second: str, other: Row, n: int | None) -> _Case:
+def _compared(first: str, one: Mapping[str, Cell], second: str, other: Mapping[str, Cell], n: int | None) -> _Case:
     """Return whether the first is more accurate, open within the noise of `n` images."""
     a, b = (1 - number(row, "test_error") / 100 for row in (one, other))
     gain = 100 * (a - b)
@@ -171,7 +181,11 @@ CLAIMS: tuple[tuple[str, Callable[[Found], _Case | None]], ...] = (
         _worst(SAME_RUN, lambda below: below <= NEAR, "draxler_rise"),
     ),
     ("An ensemble over the whole surface of {arch} is more accurate than that of its corners.", _ensemble),
-    ("The point of it that validation chooses is more accurate than the corner that it chooses ({arch}).", _point),
+    ("It is more accurate than an ensemble of simplexes (ESPRO) of as many gradients ({arch}).", _simplexes),
+    (
+        "The point of the surface that validation chooses is more accurate than the corner that it chooses ({arch}).",
+        _point,
+    ),
     ("That point is more accurate than one {arch} trained with as many gradients.", _longer),
     ("It is more accurate than weights averaged over a run of as many gradients ({arch}).", _averaging),
     (

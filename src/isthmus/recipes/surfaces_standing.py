@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from isthmus.recipes.surfaces_cells import ALL, BILINEAR, CORNERS, NINE, SAME_RUN, STAGED, SURFACE
+from isthmus.recipes.surfaces_cells import ALL, BILINEAR, DRAWN, ESPRO, NINE, SAME_RUN, SPRO, STAGED, SURFACE
+from isthmus.recipes.surfaces_scales import CORNERS
 from isthmus.recipes.surfaces_tables import (
     TITLES,
     Found,
@@ -83,6 +84,8 @@ def standing(one: Found) -> list[Row]:
         _named(one, SURFACE, ALL, ENSEMBLE, ensemble_of(SURFACE, ALL, _count(one)), whole),
         _named(one, SURFACE, ALL, SOUP, f"{TITLES[SURFACE]}: mean weights of {_count(one)} points", whole),
         _named(one, SAME_RUN, NINE, ENSEMBLE, ensemble_of(SAME_RUN, NINE, 9), corner),
+        _named(one, ESPRO, DRAWN, ENSEMBLE, "ESPRO: ensemble of 25 draws from a simplex at each corner", whole),
+        _named(one, SPRO, DRAWN, ENSEMBLE, "SPRO: ensemble of 25 draws from the complex of the corners", whole),
     ]
     if one.alone is not None:
         longer, averaged = one.alone.rows()
