@@ -181,6 +181,11 @@ def test_duplicate_corners_are_told(capsys, tmp_path, models):
         f"warning: {copies[0]}: the same weights as {models[0]}, a duplicate corner"
     ]
     assert some["geometry"]["area"] > 0
+    same = call(capsys, "connect", models[0], models[1], models[0], models[1], *words, "--out", tmp_path / "s")
+    assert same.code == 0
+    assert f"warning: {models[1]}: the same weights as {models[1]}, a duplicate corner" in same.out
+    once = call(capsys, "connect", *[models[0]] * 4, *words, "--out", tmp_path / "o")
+    assert (once.code, "`models` should be different files. Found" in once.err) == (2, True)
     few = call(capsys, "connect", *models[:3], "--geometry", "surface:2x2", "--out", tmp_path / "i")
     assert few.code == 2
     assert "`geometry` should fit the number of models: 'surface:2x2' joins 4. Found 3." in few.err
