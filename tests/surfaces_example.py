@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from isthmus.recipes.surfaces_cells import ALL, BILINEAR, DRAWN, ESPRO, NINE, SAME_RUN, SURFACE
+from isthmus.recipes.surfaces_cells import ALL, BILINEAR, DRAWN, ESPRO, MATCHED, NINE, SAME_RUN, SURFACE
 from isthmus.recipes.surfaces_tables import Found
 from isthmus.table import Cell, Column, Table, with_bounds
 
@@ -71,6 +71,7 @@ def found(
         patches={
             BILINEAR: scanned(dome(60.0)),
             SURFACE: scanned(dome(top), validation=lambda u, v: 9.0 if (u, v) == (0.5, 0.25) else 20.0),
+            MATCHED: scanned(dome(-5.0)),
             SAME_RUN: scanned(dome(0.0)),
         },
         areas={BILINEAR: 12.0, SURFACE: 12.5},

@@ -9,6 +9,7 @@ from isthmus.recipes.cells import Cell
 from isthmus.recipes.surfaces_cells import (
     BILINEAR,
     LATE,
+    MATCHED,
     SAME_RUN,
     STAGED,
     SURFACE,
@@ -48,6 +49,9 @@ def test_four_models_and_the_patches_between_them():
     ):
         recipe = held[f"{name}-resnet18-0"].recipe
         assert (recipe.models, recipe.geometry, recipe.stages, recipe.validation) == (models, geometry, stages, 1000)
+    matched = held[f"{MATCHED}-resnet18-0"].recipe
+    assert matched.models == (models[0], *(f"cells/match-resnet18-0/aligned-{k}.safetensors" for k in (1, 2, 3)))
+    assert (held["match-resnet18-0"].recipe.models, matched.plan) == (models, held[f"{SURFACE}-resnet18-0"].recipe.plan)
     late = held[f"{SAME_RUN}-resnet18-0"].recipe
     assert late.geometry == "surface:1x1"
     assert late.models == tuple(f"cells/corner-resnet18-0-0/snapshot-{k}.safetensors" for k in (1, 2, 3, 4))
@@ -84,7 +88,7 @@ def test_what_stands_beside_takes_as_many_gradients(scale):
 
 def test_all_is_measured_on_the_same_images():
     held = by_name()
-    scans = [held[f"scan-{name}-vgg16-0"].recipe for name in (BILINEAR, SURFACE, STAGED, SAME_RUN)]
+    scans = [held[f"scan-{name}-vgg16-0"].recipe for name in (BILINEAR, SURFACE, STAGED, MATCHED, SAME_RUN)]
     assert {recipe.grid for recipe in scans} == {"11x11"}
     alone = held["scan-alone-vgg16-0"].recipe
     assert alone.grid == "2"
@@ -115,7 +119,7 @@ def test_heights_under_each_definition():
     )
     assert loss["above_mean"] == pytest.approx(3.0)
     assert rows["trained surface", "test_error"]["max"] == 16.0
-    assert len(rows) == 3 * 4
+    assert len(rows) == 4 * 4
     assert corner_mean(one.patches[BILINEAR], "train_error") == 6.5
 
 
@@ -195,21 +199,21 @@ def verdicts(*held, seeds=1):
 
 def test_claims_are_decided_once_all_seeds_are_there():
     # Worst point at 16 %, 3 points below the mean corner of 87 %: the first fails; the point of 86.8 % against 90, 92 and 82 %.
-    assert verdicts(found()) == [False, True, True, True, True, False, False, True, True]
+    assert verdicts(found()) == [False, False, True, True, True, True, False, False, True, True]
     even = replace(found(), patches={SURFACE: scanned(flat), BILINEAR: scanned(dome(15.0))})
-    assert verdicts(even)[:3] == [True, False, None]
-    assert verdicts(found(), seeds=2) == [False, None, None, None, None, False, False, None, None]
-    assert verdicts(found(), found(seed=1), seeds=2)[1] is True
-    assert verdicts() == [None] * 9
-    assert verdicts(found(p=0.2))[3] is None
-    assert verdicts(found(gain=-2.0))[3] is False
-    assert verdicts(found(espro=90.0))[4] is None  # 2 points apart, 2.5 are within the noise of 1,000 images
-    assert verdicts(found(espro=95.0))[4] is False
-    assert verdicts(found(top=60.0))[8] is True  # (60 + 4) / 9 and 60 / 9 are less than a point apart
+    assert verdicts(even)[:4] == [True, None, False, None]
+    assert verdicts(found(), seeds=2) == [False, False, None, None, None, None, False, False, None, None]
+    assert verdicts(found(), found(seed=1), seeds=2)[2] is True
+    assert verdicts() == [None] * 10
+    assert verdicts(found(p=0.2))[4] is None
+    assert verdicts(found(gain=-2.0))[4] is False
+    assert verdicts(found(espro=90.0))[5] is None  # 2 points apart, 2.5 are within the noise of 1,000 images
+    assert verdicts(found(espro=95.0))[5] is False
+    assert verdicts(found(top=60.0))[9] is True  # (60 + 4) / 9 and 60 / 9 are less than a point apart
     far = replace(found(), in_training_mode={SURFACE: scanned(dome(20.0), points=3)})
-    assert verdicts(far)[8] is False
+    assert verdicts(far)[9] is False
     other = claims([found(block="vit")], ["resnet18", "vit"], 1)
-    assert [claim.holds for claim in other[:9]] == [None] * 9
+    assert [claim.holds for claim in other[:10]] == [None] * 10
     assert other[0].found == "not measured yet"
     said = claims([found()], ["resnet18"], 1)
     assert "resnet18" in said[0].text
@@ -217,4 +221,4 @@ def test_claims_are_decided_once_all_seeds_are_there():
         said[0].found
         == "worst 84.00 % at u, v = 1, 1, mean corner 87.00 %; 3.00 points below it, 0.00 below the worst corner"
     )
-    assert said[3].found == "92.00 % with 25 passes, corners 90.00 % with 4: +2.00 points (p = 0.01)"
+    assert said[4].found == "92.00 % with 25 passes, corners 90.00 % with 4: +2.00 points (p = 0.01)"

@@ -19,7 +19,7 @@ def test_a_part_alone_and_then_the_whole(capsys, folder):
     assert part.code == 0, part.err
     assert (part.json["status"], part.json["finished"]) == ("partial", 3)
     assert {row["patch"] for row in part.json["tables"]["Over each patch"]["rows"]} == {"bilinear patch within one run"}
-    assert [claim["holds"] is None for claim in part.json["claims"]] == [True, True, False, *[True] * 6]
+    assert [claim["holds"] is None for claim in part.json["claims"]] == [True, True, True, False, *[True] * 6]
     before = tree(folder / "s" / "cells" / "corner-cnn-0-0")
     done = call(capsys, *words, "--resume", "--json")
     assert done.code == 0, done.err
@@ -27,9 +27,9 @@ def test_a_part_alone_and_then_the_whole(capsys, folder):
     after = tree(folder / "s" / "cells" / "corner-cnn-0-0")
     assert before["model.safetensors"] == after["model.safetensors"]
     tables, size = done.json["tables"], SIZES["smoke"]
-    assert len(tables["Over each patch"]["rows"]) == 4 * 4
-    assert len(tables["Along its edges"]["rows"]) == 4 * 4
-    assert len(tables["Single models and ensembles"]["rows"]) == 18
+    assert len(tables["Over each patch"]["rows"]) == 5 * 4
+    assert len(tables["Along its edges"]["rows"]) == 5 * 4
+    assert len(tables["Single models and ensembles"]["rows"]) == 19
     assert len(tables["Counted in training mode"]["rows"]) == 2
     block = size.blocks[0]
     taken = {row["gradients"] for row in tables["Single models and ensembles"]["rows"]}

@@ -1,7 +1,9 @@
 """The cells of the study `surfaces`: models, patches between them, what is measured, as much training otherwise."""
 
 from dataclasses import dataclass
+from typing import Literal
 
+from isthmus.recipes.align import AlignRecipe
 from isthmus.recipes.cells import Cell, output
 from isthmus.recipes.connect import ConnectRecipe
 from isthmus.recipes.ensemble_members import EnsembleRecipe
@@ -18,34 +20,32 @@ MODEL, BRIDGE = "model.safetensors", "bridge.safetensors"
 
 @dataclass(frozen=True)
 class Patch:
-    """A surface over the square between four models. same_run: they are snapshots of one training, else four trainings."""
+    """A surface over the square between four models: of four trainings, those with their units matched, or snapshots of one training."""
 
     name: str
     geometry: str
     stages: Stages = "together"
-    same_run: bool = False
+    corners: Literal["independent", "matched", "same-run"] = "independent"
     in_training_mode: bool = False
 
 
-BILINEAR, SURFACE, STAGED, SAME_RUN = "bilinear", "surface", "staged", "same-run"
+BILINEAR, SURFACE, STAGED, MATCHED, SAME_RUN = "bilinear", "surface", "staged", "matched", "same-run"
 PATCHES = (
     Patch(BILINEAR, "surface:1x1", in_training_mode=True),
     Patch(SURFACE, "surface:2x2", in_training_mode=True),
     Patch(STAGED, "surface:2x2", "edges-first"),
-    Patch(SAME_RUN, "surface:1x1", same_run=True),
+    Patch(MATCHED, "surface:2x2", corners="matched"),
+    Patch(SAME_RUN, "surface:1x1", corners="same-run"),
 )
-ESPRO, SPRO = (
-    "espro",
-    "spro",
-)  # Benton et al. 2021: a simplex grown from each corner; all corners joined by shared vertices
-VERTICES, CONNECTORS = 3, 3
+ESPRO, SPRO = "espro", "spro"  # Benton et al. 2021
+VERTICES, CONNECTORS = 3, 3  # of the simplex grown from each corner; of the complex that joins them all
 NINE, ALL, DRAWN = "nine", "all", "drawn"
 ENSEMBLES = ((SURFACE, NINE), (SURFACE, ALL), (SAME_RUN, NINE), (ESPRO, DRAWN), (SPRO, DRAWN))
 """Which connection's points are averaged, and which points."""
 
 
 def cells(scale: str, seeds: int) -> tuple[tuple[Cell, ...], ...]:
-    """Return the waves: trainings; patches and the averaged run; scans and ensembles; what was trained as long, beside each other."""
+    """Return the waves: trainings; units matched and weights averaged; patches, simplexes and the rest that joins; scans and ensembles."""
     size = SIZES[scale]
     sets = [(block, seed) for seed in range(seeds) for block in size.blocks]
     waves: tuple[list[Cell], ...] = ([], [], [], [])
@@ -78,15 +78,17 @@ def ensemble(name: str, which: str) -> str:
 def _cells(size: Size, block: Block, seed: int) -> tuple[list[Cell], ...]:
     """Return the four waves of one architecture and seed."""
 
-    def named(kind: str, recipe: TrainRecipe | ConnectRecipe | EnsembleRecipe | ScanRecipe) -> Cell:
+    def named(kind: str, recipe: TrainRecipe | ConnectRecipe | AlignRecipe | EnsembleRecipe | ScanRecipe) -> Cell:
         return Cell(cell(kind, block, seed), recipe)
 
     trainings = [Cell(corner(block, seed, k), _corner(size, block, seed, k)) for k in range(CORNERS)]
     trainings += [named("longer", _longer(size, block, seed)), named("swa", _swa(size, block, seed))]
+    prepared = [named("match", _match(size, block, seed)), named("soup", _soup(size, block, seed))]
     joined = [named(patch.name, _patch(size, block, seed, patch)) for patch in PATCHES]
     joined += [named(f"{ESPRO}-{k}", _grown(size, block, seed, (k,))) for k in range(CORNERS)]
     joined.append(named(SPRO, _grown(size, block, seed, tuple(range(CORNERS)))))
-    measured: list[Cell] = [named("alone", _alone(size, block, seed))]
+    joined.append(named("alone", _alone(size, block, seed)))
+    measured = [named("scan-alone", _scan(size, output(cell("alone", block, seed), BRIDGE), "2"))]
     for patch in PATCHES:
         bridge = output(cell(patch.name, block, seed), BRIDGE)
         measured.append(named(f"scan-{patch.name}", _scan(size, bridge, size.grid)))
@@ -96,8 +98,7 @@ def _cells(size: Size, block: Block, seed: int) -> tuple[list[Cell], ...]:
         kinds = [f"{ESPRO}-{k}" for k in range(CORNERS)] if name == ESPRO else [name]
         bridges = tuple(output(cell(kind, block, seed), BRIDGE) for kind in kinds)
         measured.append(named(ensemble(name, which), _ensemble(size, bridges, points(size, which))))
-    last = named("scan-alone", _scan(size, output(cell("alone", block, seed), BRIDGE), "2"))
-    return trainings, [*joined, named("soup", _soup(size, block, seed))], measured, [last]
+    return trainings, prepared, joined, measured
 
 
 def _train(size: Size, block: Block, plan: Plan, seed: int) -> TrainRecipe:
@@ -136,10 +137,25 @@ def _swa(size: Size, block: Block, seed: int) -> TrainRecipe:
     return _train(size, block, block.plan.model_copy(update=settings), 100 * seed + 51)
 
 
-def _patch(size: Size, block: Block, seed: int, patch: Patch) -> ConnectRecipe:
+def _match(size: Size, block: Block, seed: int) -> AlignRecipe:
     models = tuple(output(corner(block, seed, k), MODEL) for k in range(CORNERS))
-    if patch.same_run:
-        models = tuple(output(corner(block, seed, 0), f"snapshot-{k + 1}.safetensors") for k in range(CORNERS))
+    return AlignRecipe(
+        models=models,
+        data=size.data,
+        arch=block.arch,
+        width=block.width,
+        n=size.settle_n,
+        points=3,
+        test_n=size.n,
+        seed=seed,
+    )
+
+
+def _patch(size: Size, block: Block, seed: int, patch: Patch) -> ConnectRecipe:
+    own = tuple(output(corner(block, seed, k), MODEL) for k in range(CORNERS))
+    matched = tuple(output(cell("match", block, seed), f"aligned-{k}.safetensors") for k in range(1, CORNERS))
+    late = tuple(output(corner(block, seed, 0), f"snapshot-{k}.safetensors") for k in range(1, CORNERS + 1))
+    models = {"independent": own, "matched": (own[0], *matched), "same-run": late}[patch.corners]
     return _joined(size, block, seed, models, patch.geometry).model_copy(update={"stages": patch.stages})
 
 

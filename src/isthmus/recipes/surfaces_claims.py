@@ -6,7 +6,7 @@ from math import sqrt
 
 from isthmus.rates import Z95
 from isthmus.recipes.study import Claim
-from isthmus.recipes.surfaces_cells import ALL, BILINEAR, DRAWN, ESPRO, SAME_RUN, SURFACE
+from isthmus.recipes.surfaces_cells import ALL, BILINEAR, DRAWN, ESPRO, MATCHED, SAME_RUN, SURFACE
 from isthmus.recipes.surfaces_standing import CORNER_ENSEMBLE, ENSEMBLE
 from isthmus.recipes.surfaces_tables import (
     Found,
@@ -171,6 +171,10 @@ CLAIMS: tuple[tuple[str, Callable[[Found], _Case | None]], ...] = (
     (
         f"On a trained surface between four {{arch}} test accuracy is nowhere more than {NEAR:g} points below the mean corner.",
         _worst(SURFACE, lambda below: below <= NEAR),
+    ),
+    (
+        f"Nor is it where the units of the {{arch}} were matched first: nowhere more than {NEAR:g} points below the mean corner.",
+        _worst(MATCHED, lambda below: below <= NEAR),
     ),
     (
         f"The bilinear patch between independent {{arch}} fails: its worst point is {FAR:g} points and more below the mean corner.",

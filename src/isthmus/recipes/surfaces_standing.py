@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from isthmus.recipes.surfaces_cells import ALL, BILINEAR, DRAWN, ESPRO, NINE, SAME_RUN, SPRO, STAGED, SURFACE
+from isthmus.recipes.surfaces_cells import ALL, BILINEAR, DRAWN, ESPRO, MATCHED, NINE, SAME_RUN, SPRO, STAGED, SURFACE
 from isthmus.recipes.surfaces_scales import CORNERS
 from isthmus.recipes.surfaces_tables import (
     TITLES,
@@ -71,7 +71,7 @@ def standing(one: Found) -> list[Row]:
             "test_nll": fmean(number(row, "test_loss") for row in corners),
         }
         rows += [mean | _cost(1, corner), _point(BEST_CORNER, corners, four)]
-    for patch, gradients in ((BILINEAR, four), (SURFACE, whole), (STAGED, whole), (SAME_RUN, corner)):
+    for patch, gradients in ((BILINEAR, four), (SURFACE, whole), (STAGED, whole), (MATCHED, whole), (SAME_RUN, corner)):
         if (table := one.patches.get(patch)) is not None:
             rows.append(_point(point_of(patch), table.rows(), gradients))
     if (table := one.patches.get(SURFACE)) is not None:

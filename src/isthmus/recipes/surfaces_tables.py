@@ -6,7 +6,7 @@ from itertools import combinations
 from statistics import fmean
 
 from isthmus.barrier import SQUARE, Barrier, barriers, surface_barriers
-from isthmus.recipes.surfaces_cells import BILINEAR, SAME_RUN, STAGED, SURFACE
+from isthmus.recipes.surfaces_cells import BILINEAR, MATCHED, SAME_RUN, STAGED, SURFACE
 from isthmus.table import Cell, Column, Table
 
 CORNERS = sorted(SQUARE)
@@ -15,6 +15,7 @@ TITLES = {
     BILINEAR: "bilinear patch",
     SURFACE: "trained surface",
     STAGED: "trained surface, edges first",
+    MATCHED: "trained surface, units of the corners matched",
     SAME_RUN: "bilinear patch within one run",
 }
 Row = dict[str, Cell]
