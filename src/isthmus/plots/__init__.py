@@ -6,6 +6,7 @@ from isthmus.plots.frontier import frontier_figure
 from isthmus.plots.landscape import landscape_figure
 from isthmus.plots.patches import PatchPanel, patches_figure
 from isthmus.plots.path import path_figure
+from isthmus.plots.reliability import reliability_figure
 from isthmus.plots.removal import removal_figure
 from isthmus.plots.save import FORMATS, save_figure
 from isthmus.plots.sharpening import barrier_figure, eigenvalue_figure, similarity_figure
@@ -34,6 +35,7 @@ __all__ = [
     "landscape_figure",
     "patches_figure",
     "path_figure",
+    "reliability_figure",
     "removal_figure",
     "save_figure",
     "similarity_figure",

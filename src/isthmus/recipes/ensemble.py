@@ -9,7 +9,7 @@ from isthmus.files import atomic
 from isthmus.layout import Layout
 from isthmus.recipes.ensemble_bench import ROBUST, Bench, Entry
 from isthmus.recipes.ensemble_members import Case, EnsembleRecipe, case_of, weight_bytes
-from isthmus.recipes.ensemble_table import columns_of, row_of
+from isthmus.recipes.ensemble_table import columns_of, reliability, row_of
 from isthmus.runs import Run
 from isthmus.store import save_model
 from isthmus.table import Table, with_bounds
@@ -101,12 +101,22 @@ def _meta(recipe: EnsembleRecipe, case: Case, bench: Bench, entries: list[Entry]
         "greedy": [
             {"name": names[place], "validation_accuracy": rate.to_json(), "kept": kept} for place, rate, kept in tried
         ],
+        "reliability": _reliabilities(case, bench, entries),
         "attack": bench.attack_json(),
         "parameters": Layout.of(case.members.model(0)).size,
         "weight_bytes": weight_bytes(case.members.model(0)),
         "notes": list(dict.fromkeys(notes)),
         "seed": recipe.seed,
     }
+
+
+def _reliabilities(case: Case, bench: Bench, entries: list[Entry]) -> list[dict[str, object]]:
+    """Return the bins of confidence of the given models, of what was chosen on validation images, and of what was put together."""
+    members = case.members
+    given = members.corners or tuple(range(members.count))
+    kept = [entry for entry in entries if entry.kind != "hindsight"]
+    kept = [entry for entry in kept if entry.kind not in ("member", "corner") or entry.members[0] in given]
+    return [found for entry in kept if (found := reliability(entry, bench)) is not None]
 
 
 def _save_soups(case: Case, bench: Bench, entries: list[Entry], run: Run) -> None:
