@@ -18,6 +18,8 @@ isthmus ensemble runs/abcd --points 3x3 --validation 1000 --eps 8/255 --attack-s
 
 isthmus ensemble runs/abcd --points corners --json
 
+isthmus ensemble runs/abcd --points 11x11 --settle batch --batch-size 128 --no-greedy --out runs/as-published
+
 isthmus ensemble A.pth B.pth C.pth --arch arch.py:net --data cifar10 --save --out runs/soups
 """
 SHOWN = (
@@ -54,6 +56,7 @@ def ensemble(  # noqa: PLR0913  one parameter for each option
         ),
     ] = 500,
     hold_out: o.ChosenFrom = None,
+    settle: o.Settle = "recalibrate",
     settle_n: o.SettleN = 2000,
     eps: Annotated[
         str | None,
@@ -118,6 +121,7 @@ def ensemble(  # noqa: PLR0913  one parameter for each option
             "models": tuple(models),
             "n": n,
             "validation": validation,
+            "settle": settle,
             "settle_n": settle_n,
             "batch_size": batch_size,
             "greedy": greedy,

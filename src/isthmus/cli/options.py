@@ -94,6 +94,14 @@ SettleN = Annotated[
         "--settle-n", min=2, help="Training images on which BatchNorm statistics are recomputed at each point."
     ),
 ]
+Settle = Annotated[
+    str,
+    typer.Option(
+        "--settle",
+        metavar="recalibrate|keep|batch",
+        help="BatchNorm statistics: recomputed at each point, kept, or those of each batch as in training mode (no fair figure).",
+    ),
+]
 Width = Annotated[int | None, typer.Option("--width", min=1, help="Width of the architecture.")]
 Size = Annotated[int | None, typer.Option("--size", min=1, help="Scale all images to SIZE x SIZE.")]
 Augment = Annotated[

@@ -68,14 +68,7 @@ def scan(  # noqa: PLR0913  one parameter for each option
             "--hessian-n", min=1, help="Images of input-hessian, sharpness and trace.", rich_help_panel=ATTACK
         ),
     ] = 200,
-    settle: Annotated[
-        str,
-        typer.Option(
-            "--settle",
-            metavar="recalibrate|keep|batch",
-            help="BatchNorm statistics: recomputed at each point, kept, or those of each test batch as in training mode (no fair figure).",
-        ),
-    ] = "recalibrate",
+    settle: o.Settle = "recalibrate",
     settle_n: o.SettleN = 2000,
     train_n: Annotated[
         int, typer.Option("--train-n", min=1, help="At most N training images, of the probe train.")

@@ -11,6 +11,7 @@ from isthmus.recipes.ensemble_bench import ROBUST, Bench, Entry
 from isthmus.recipes.ensemble_members import Case, EnsembleRecipe, case_of, weight_bytes
 from isthmus.recipes.ensemble_table import columns_of, reliability, row_of
 from isthmus.runs import Run
+from isthmus.settle import Recalibrate
 from isthmus.store import save_model
 from isthmus.table import Table, with_bounds
 from isthmus.training.session import Monitor
@@ -93,7 +94,7 @@ def _meta(recipe: EnsembleRecipe, case: Case, bench: Bench, entries: list[Entry]
         "data": case.test.name,
         "members": list(names[: case.members.count]),
         "settle": None if case.members.settle is None else type(case.members.settle).__name__,
-        "settle_n": None if case.members.settle is None else len(case.members.settle.samples),
+        "settle_n": len(case.members.settle.samples) if isinstance(case.members.settle, Recalibrate) else None,
         "validation": {"n": len(case.validation), "hold_out": recipe.hold_out},
         "chosen": {"name": names[bench.chosen()], "test_accuracy": rates[bench.chosen()].to_json()},
         "hindsight": {"name": names[bench.hindsight()], "test_accuracy": rates[bench.hindsight()].to_json()},

@@ -253,7 +253,8 @@ def _facts(combined: Combined) -> Sequence[tuple[str, str]]:
     if meta.points is not None:
         rows.append(("Points", meta.points))
     if meta.settle is not None:
-        rows.append(("BatchNorm statistics", f"{meta.settle}, {meta.settle_n or 0:,} training images"))
+        images = "" if meta.settle_n is None else f", {meta.settle_n:,} training images"
+        rows.append(("BatchNorm statistics", meta.settle + images))
     if meta.attack is not None:
         rows.append(
             (
