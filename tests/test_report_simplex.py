@@ -164,6 +164,7 @@ def test_the_page_has_the_pictures_and_is_whole():
     assert len(tops) == 1  # one scale
     text = " ".join(read(code).text)
     assert "1 of 35" in text  # not finite
+    assert "Values between the measured points are drawn, not measured." in text
     evil = scanned(FLAT, names=[f"<b>{k}</b>" for k in range(4)])
     assert "<b>1</b>" not in own(scan_page(ScanReport(evil)))
     many = " ".join(read(scan_page(ScanReport(scanned(Barycentric(6), 3)))).text)

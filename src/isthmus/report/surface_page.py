@@ -92,7 +92,7 @@ def _maps(surface: Surface, plots: Plots) -> list[str]:
 def _marked(surface: Surface) -> str:
     """Return what the marks of the maps are."""
     said = [
-        "Dots are the given models" if surface.corners else "",
+        f"Dots are the {'corners' if surface.triangle else 'given models'}" if surface.corners else "",
         "dashed lines the diagonals" if surface.diagonals else "",
     ]
     if surface.choice is not None:
