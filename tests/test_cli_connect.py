@@ -316,3 +316,23 @@ def test_two_processes_share_a_connection(tmp_path, models):
         json.loads(done.stdout)["training"]["gradient_evaluations"] == 5
     )  # one document, from the first process alone
     assert json.loads((tmp_path / "ab" / "manifest.json").read_text())["status"] == "done"
+
+
+def test_models_of_a_star_are_matched_to_its_centre(capsys, tmp_path, models):
+    words = ("connect", *models[:3], "--geometry", "star", "--steps", "12", "--clean", "256", "--batch-size", "32")
+    plain = call(capsys, *words, "--out", tmp_path / "plain", "--json")
+    done = call(capsys, *words, "--rematch", "--out", tmp_path / "star", "--json")
+    assert (plain.code, done.code) == (0, 0), done.err
+    assert not any("matched" in note for note in plain.json["notes"])
+    assert any("corners compute what the given models do" in note for note in done.json["notes"])
+    assert "epoch 1 of 2" in done.err  # 256 images in batches of 32: 8 steps
+    bridge, test = load_bridge(tmp_path / "star" / "bridge.safetensors", template()), load_data("digits").test
+    for (u, _), path in zip(bridge.basis.corners, models, strict=False):
+        given = template()
+        given.load_state_dict(load_file(path))
+        torch.testing.assert_close(logits(bridge.at(u), test), logits(given, test), rtol=1e-4, atol=1e-5)
+    assert done.json["geometry"]["length"] < plain.json["geometry"]["length"]
+    assert sorted(path.name for path in (tmp_path / "star").glob("checkpoint-*")) == []
+    refused = call(capsys, "connect", *models[:2], "--rematch", "--steps", "3", "--out", tmp_path / "curve")
+    assert refused.code == 2
+    assert "`rematch` should come with the geometry star. Found bezier:2." in refused.err

@@ -1,6 +1,8 @@
 """`isthmus ensemble`: the printed numbers are those of the models themselves, what is chosen is chosen on validation images."""
 
 import json
+import math
+from copy import deepcopy
 
 import pytest
 import torch
@@ -23,7 +25,7 @@ from isthmus.rates import mcnemar
 from isthmus.recipes import ensemble_bench, ensemble_members
 from isthmus.recipes.ensemble_points import points_of
 from isthmus.recipes.reserve import chosen_on, reserve
-from isthmus.settle import Recalibrate, running_layers
+from isthmus.settle import Keep, Recalibrate, running_layers
 from isthmus.soup import uniform_soup
 from isthmus.store import Card, save_bridge, save_model
 
@@ -363,3 +365,79 @@ def test_several_bridges_are_one_ensemble_with_draws_of_their_own(capsys, tmp_pa
     right = 100 * float(correct(logits(Ensemble(corners), test), test.y).float().mean())
     assert rows["corner ensemble"]["test_accuracy"] == pytest.approx(right)
     assert (rows["corner ensemble"]["members"], rows["softmax ensemble"]["members"]) == (4, 4)
+
+
+def batchnorm_bridge(folder):
+    """A segment between two models with BatchNorm whose running statistics fit."""
+    (folder / "tiny.py").write_text(TINY)
+    held = {}
+    exec(TINY, held)
+    models, data = [], load_data("digits")
+    for seed in range(2):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            models.append(held["net"]())
+        Recalibrate(data.train.subset(200, generator=stream(0, "x")))(models[-1])
+        save_model(models[-1].eval(), folder / f"m{seed}.safetensors")
+    bridge = connect(models, parse_geometry("line", 2))
+    arch = f"{folder / 'tiny.py'}:net"
+    save_bridge(
+        bridge,
+        folder / "bridge.safetensors",
+        meta=Card(arch=arch, num_classes=10, input_shape=(1, 8, 8), data="digits"),
+    )
+    return models, bridge, ("--arch", arch, "--data", "digits", *FEW)
+
+
+def in_training_mode(module, samples, size):
+    """Logits of a copy left in training mode, batch by batch, as the published code measures them."""
+    copy = deepcopy(module).train()
+    parts = torch.arange(len(samples)).split(size)
+    with torch.no_grad():
+        return torch.cat([copy(samples.inputs(index)) for index in parts])
+
+
+def test_statistics_of_each_batch_are_those_of_training_mode(capsys, tmp_path):
+    models, bridge, words = batchnorm_bridge(tmp_path)
+    test, _ = images()
+    common = ("ensemble", tmp_path, "--points", "3", *words, "--batch-size", "20", "--json")
+    done = call(capsys, *common, "--settle", "batch")
+    rows = rows_of(done)
+    members = [models[0], bridge.at(0.5), models[1]]
+    scores = [in_training_mode(model, test, 20) for model in members]
+    for name, found in zip(("t = 0", "t = 0.5", "t = 1"), scores, strict=True):
+        assert rows[name]["test_nll"] == pytest.approx(float(cross_entropy(found, test.y).mean()), rel=1e-5)
+    whole = torch.stack(scores).log_softmax(2).logsumexp(0) - math.log(3)
+    assert rows["softmax ensemble"]["test_nll"] == pytest.approx(float(cross_entropy(whole, test.y).mean()), rel=1e-5)
+    soup = in_training_mode(uniform_soup(members, settle=Keep()), test, 20)
+    assert rows["uniform soup"]["test_nll"] == pytest.approx(float(cross_entropy(soup, test.y).mean()), rel=1e-5)
+    kept = rows["greedy soup"]["validation_accuracy"]
+    assert kept >= max(rows[name]["validation_accuracy"] for name in ("t = 0", "t = 0.5", "t = 1"))
+    assert (done.json["meta"]["settle"], done.json["meta"]["settle_n"]) == ("BatchStatistics", None)
+    assert any("those of each batch of 20 images" in note for note in done.json["meta"]["notes"])
+    files = ("ensemble", *(tmp_path / f"m{k}.safetensors" for k in (0, 1)), *words, "--batch-size", "20", "--json")
+    assert rows_of(call(capsys, *files, "--settle", "batch"))[str(tmp_path / "m0.safetensors")][
+        "test_nll"
+    ] == pytest.approx(rows["t = 0"]["test_nll"])
+
+
+def test_kept_statistics_are_those_of_the_heaviest_corner(capsys, tmp_path):
+    _, bridge, words = batchnorm_bridge(tmp_path)
+    test, _ = images()
+    common = ("ensemble", tmp_path, "--points", "0,0.4,1", *words, "--json")
+    found = {how: rows_of(call(capsys, *common, "--settle", how)) for how in ("keep", "recalibrate")}
+    expected = logits(bridge.at(0.4, settle=Keep()), test)
+    assert found["keep"]["t = 0.4"]["test_nll"] == pytest.approx(
+        float(cross_entropy(expected, test.y).mean()), rel=1e-5
+    )
+    assert found["recalibrate"]["t = 0.4"]["test_nll"] != found["keep"]["t = 0.4"]["test_nll"]
+    assert found["recalibrate"]["t = 0"] == found["keep"]["t = 0"]
+    assert rows_of(call(capsys, *common)) == found["recalibrate"]
+    for more, said in (
+        (("--eps", "0.1"), "Found batch with eps."),
+        (("--save", "--out", tmp_path / "o"), "Found batch with save."),
+    ):
+        refused = call(capsys, *common[:-1], "--settle", "batch", *more)
+        assert refused.code == 2
+        assert f"`settle` should be recalibrate or keep to save soups and to attack. {said}" in refused.err
+    assert "Did you mean 'batch'?" in call(capsys, *common, "--settle", "batches").err

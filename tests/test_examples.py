@@ -29,4 +29,5 @@ def test_the_blocks_of_constructions_run(capsys: pytest.CaptureFixture[str]) -> 
     printed = capsys.readouterr().out.splitlines()
     assert float(printed[0]) < 1e-5  # the triangle and its patch
     assert printed[2] == "(0.0, 0.0, 0.0, 1.0)"
-    assert printed[4].startswith("(('1.weight', '1.bias')")
+    assert all(float(value) > -1 for value in printed[3].split())  # barriers: the centre of the star, a pair
+    assert printed[5].startswith("(('1.weight', '1.bias')")

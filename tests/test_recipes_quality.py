@@ -32,6 +32,11 @@ def test_calibration_error_by_hand() -> None:
     assert found.confidence == pytest.approx((3 * 0.95 + 2 * 0.65) / 5)
     assert found.by_chance == pytest.approx((sqrt(2 * 3 * 0.95 * 0.05 / pi) + sqrt(2 * 2 * 0.65 * 0.35 / pi)) / 5)
     assert (found.bins, found.n) == (10, 5)
+    held = {b: (part.n, part.confidence, part.accuracy) for b, part in enumerate(found.by_bin) if part.n}
+    assert len(found.by_bin) == 10
+    assert held[6] == (2, pytest.approx(0.65), 1 / 2)
+    assert held[9] == (3, pytest.approx(0.95), 2 / 3)
+    assert set(held) == {6, 9}
     one = calibration(scores, y, bins=1)  # a single bin: the difference of the means
     assert one is not None
     assert one.error == pytest.approx(abs(3 / 5 - found.confidence))
@@ -63,6 +68,9 @@ def test_calibration_error_written_with_loops(bins: int) -> None:
     found = calibration(scores, y, bins=bins)
     assert found is not None
     assert found.error == pytest.approx(expected, abs=1e-12)
+    parts = [(part.n, part.accuracy, part.confidence) for part in found.by_bin if part.n]
+    again = sum(n * abs(a - c) for n, a, c in parts if a is not None and c is not None) / found.n
+    assert again == pytest.approx(found.error, abs=1e-12)
 
 
 def test_a_calibrated_model_shows_what_chance_gives() -> None:

@@ -9,6 +9,8 @@ import pytest
 from cli_example import call, model_file
 from isthmus._check import InputError
 from isthmus.cli.app import main
+from isthmus.plots import reliability_figure
+from isthmus.rates import wilson
 from isthmus.report import write_ensemble
 from isthmus.report.ensemble import ensemble_sentences
 from isthmus.table import Column, Table
@@ -59,7 +61,7 @@ def test_page_shows_the_record(capsys, folder):
 def test_figure_is_the_table_and_marks_the_choice(folder):
     write_ensemble(folder)
     code = own((folder / "ensemble.html").read_text(encoding="utf-8"))
-    (figure,) = [json.loads(data) for data in re.findall(r'id="plot-\d+-data">(.*?)</script>', code)]
+    figure, *_ = [json.loads(data) for data in re.findall(r'id="plot-\d+-data">(.*?)</script>', code)]
     rows = table(folder).rows()
     clean, robust = figure["data"]
     assert clean["x"] == [row["test_accuracy"] for row in rows]
@@ -71,12 +73,81 @@ def test_figure_is_the_table_and_marks_the_choice(folder):
     go.Figure(json.loads(re.sub(r"var:[a-z-]+", "#123456", json.dumps(figure))))
 
 
+def recomputed(held):
+    """The calibration error from published bins: sum over bins of (n_b / n) |accuracy_b - confidence_b|."""
+    filled = [part for part in held["by_bin"] if part["n"]]
+    return sum(part["n"] * abs(part["accuracy"] - part["confidence"]) for part in filled) / held["n"]
+
+
+def test_reliability_diagrams_are_the_published_bins_and_those_give_the_error(folder):
+    write_ensemble(folder)
+    held = table(folder)
+    rows = {row["name"]: row for row in held.rows()}
+    found = held.meta["reliability"]
+    assert [one["name"] for one in found] == [name for name, row in rows.items() if row["kind"] != "hindsight"]
+    code = own((folder / "ensemble.html").read_text(encoding="utf-8"))
+    _, *figures = [json.loads(data) for data in re.findall(r'id="plot-\d+-data">(.*?)</script>', code)]
+    for one, figure in zip(found, figures, strict=True):
+        own_bins = one["calibration"]
+        assert 100 * recomputed(own_bins) == pytest.approx(rows[one["name"]]["test_ece"], abs=1e-10)
+        assert recomputed(own_bins) == pytest.approx(own_bins["error"], abs=1e-12)
+        assert (len(own_bins["by_bin"]), sum(part["n"] for part in own_bins["by_bin"])) == (15, 60)
+        hits = sum(part["n"] * (part["accuracy"] or 0) for part in own_bins["by_bin"])
+        assert hits / 60 == pytest.approx(rows[one["name"]]["test_accuracy"] / 100)
+        bars, _, dots = figure["data"]
+        assert [count for *_, count in bars["customdata"]] == [part["n"] for part in own_bins["by_bin"]]
+        filled = [part for part in own_bins["by_bin"] if part["n"]]
+        assert dots["x"] == pytest.approx([100 * part["confidence"] for part in filled])
+        assert dots["y"] == pytest.approx([100 * part["accuracy"] for part in filled])
+        ends = [wilson(part["accuracy"], part["n"]) for part in filled]
+        arms = zip(dots["y"], dots["error_y"]["arrayminus"], strict=True)
+        assert [value - arm for value, arm in arms] == pytest.approx([100 * low for low, _ in ends])
+        assert f"ECE {rows[one['name']]['test_ece']:.1f} % (15 bins, n = 60)" in text_of(folder)
+        go.Figure(json.loads(re.sub(r"var:[a-z-]+", "#123456", json.dumps(figure))))
+
+
+def test_reliability_of_many_given_models_is_drawn_for_four(tmp_path, folder):
+    held = table(folder)
+    one = held.meta["reliability"][0]
+    more = [{**one, "name": f"m{i}"} for i in range(9)]
+    Table(held.frame, held.columns, {**held.meta, "reliability": more}).save(tmp_path / "ensemble.json")
+    write_ensemble(tmp_path)
+    assert "Of 9 given models the first 4 are drawn" in text_of(tmp_path)
+    assert own((tmp_path / "ensemble.html").read_text(encoding="utf-8")).count('-data">') == 5
+    Table(held.frame, held.columns, {**held.meta, "reliability": []}).save(tmp_path / "ensemble.json")
+    write_ensemble(tmp_path)
+    assert "Confidence against accuracy" not in text_of(tmp_path)
+
+
+def test_reliability_figure_for_papers(folder):
+    held = table(folder)
+    figure = reliability_figure(held)
+    titles = [axis.get_title() for axis in figure.axes if axis.get_visible()]
+    assert len(titles) == len(held.meta["reliability"])
+    soft = next(one for one in held.meta["reliability"] if one["name"] == "softmax ensemble")
+    (axis,) = reliability_figure(held, names=["softmax ensemble"], width=3.0).axes
+    assert axis.get_title() == f"softmax ensemble\nECE {100 * soft['calibration']['error']:.1f} %"
+    bins = soft["calibration"]["by_bin"]
+    assert [bar.get_height() for bar in axis.patches] == pytest.approx([100 * part["n"] / 60 for part in bins])
+    dots = next(line for line in axis.get_lines() if line.get_marker() == "o")
+    assert list(dots.get_ydata()) == pytest.approx([100 * part["accuracy"] for part in bins if part["n"]])
+    assert axis.figure.get_figwidth() == 3.0
+    with pytest.raises(InputError, match=r"`names` should be .* Found 'best'"):
+        reliability_figure(held, names=["best"])
+    empty = Table(held.frame, held.columns, {**held.meta, "reliability": []})
+    with pytest.raises(InputError, match=r"`table` should have bins of confidence, as `isthmus ensemble` writes them"):
+        reliability_figure(empty)
+
+
 def test_page_is_whole_and_asks_nobody(folder):
     write_ensemble(folder)
     code = (folder / "ensemble.html").read_text(encoding="utf-8")
     reader = read(code)
     ids = [attributes["id"] for tag, attributes in reader.tags if tag == "section"]
-    assert ids == ["accuracy", "quality", "chosen", "diversity", "cost", "members", "measured", "provenance", "limits"]
+    assert ids == [
+        *("accuracy", "quality", "reliability", "chosen", "diversity", "cost", "members", "measured", "provenance"),
+        "limits",
+    ]
     assert not any("src" in attributes for _, attributes in reader.tags)
     assert not re.search(r"https?://|@import|url\(", own(code))
     assert "through the whole combination" in text_of(folder)

@@ -18,8 +18,8 @@ from isthmus.geometry.volume import log_volume
 from isthmus.randomness import seed_of, stream
 from isthmus.training.fit import fit
 from isthmus.training.grow import grow, trainer, volume_weights
-from isthmus.training.guide import Guided, LogVolume
-from isthmus.training.objective import Constrained, Supervised
+from isthmus.training.guide import Guided, LogVolume, Projected
+from isthmus.training.objective import Supervised
 from isthmus.training.plan import Plan
 from isthmus.training.session import Fitted, Session
 
@@ -139,12 +139,12 @@ def test_a_guide_and_a_projection_go_together() -> None:
         weights["0.bias"].zero_()
 
     guide = LogVolume(0.5)
-    one = Guided(Constrained(Supervised(), held), guide)
-    two = Constrained(Guided(Supervised(), guide), held)
+    one = Guided(Guided(Supervised(), Projected(held)), guide)
+    two = Guided(Guided(Supervised(), guide), Projected(held))
     found = [fit(start, toy(), PLAN, seed=0, objective=objective).bridge for objective in (one, two)]
     assert torch.equal(found[0].free, found[1].free)
     assert bool((start.layout.unflatten(found[0].free[0])["0.bias"] == 0).all())
-    unguided = fit(start, toy(), PLAN, seed=0, objective=Constrained(Supervised(), held)).bridge
+    unguided = fit(start, toy(), PLAN, seed=0, objective=Guided(Supervised(), Projected(held))).bridge
     assert not torch.equal(found[0].free, unguided.free)
 
 

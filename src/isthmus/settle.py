@@ -3,6 +3,7 @@
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
@@ -65,6 +66,26 @@ class BatchStatistics:
             for name in ("running_mean", "running_var", "num_batches_tracked"):
                 setattr(layer, name, None)
             layer.track_running_stats = False  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+
+
+Statistics = Literal["recalibrate", "keep", "batch"]
+"""Where BatchNorm statistics come from, as commands are asked for it: :class:`Recalibrate`, :class:`Keep`, :class:`BatchStatistics`."""
+
+
+def recalibration(module: nn.Module, samples: Samples, n: int, *, generator: torch.Generator) -> Recalibrate | None:
+    """Return the policy that recomputes statistics on at most n samples, a stratified choice; None for a module without any."""
+    if not running_layers(module):
+        return None
+    return Recalibrate(samples.subset(min(n, len(samples)), generator=generator))
+
+
+def policy_of(
+    how: Statistics, module: nn.Module, samples: Samples, n: int, *, generator: torch.Generator
+) -> Recalibrate | Keep | BatchStatistics | None:
+    """Return the policy of that name, `recalibrate` on at most n samples; None for a module without running statistics."""
+    if how == "recalibrate" or not running_layers(module):
+        return recalibration(module, samples, n, generator=generator)
+    return Keep() if how == "keep" else BatchStatistics()
 
 
 def require_policy(module: nn.Module, settle: object | None) -> None:

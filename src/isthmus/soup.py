@@ -52,17 +52,19 @@ def greedy_soup(
     *,
     settle: Settle | None,
     accuracies: Sequence[Rate] | None = None,
+    batch_size: int = 500,
 ) -> GreedySoup:
     """Return the soup that begins with the model of highest accuracy on `validation` and adds each next one that does not lower it.
 
     Models are tried by falling validation accuracy, equal ones in the order given; one that was refused is not tried again. The soup is
-    never worse on the validation samples than the best model. accuracies: those of the models, where they are known already.
+    never worse on the validation samples than the best model. accuracies: those of the models, where they are known already. batch_size:
+    of the samples at once, on which answers depend where statistics are those of each batch.
     Wortsman et al. 2022, recipe 1. Buffers as in :func:`uniform_soup`, the first model being the one begun with.
 
     Raises InputError as it does, and for another number of accuracies.
     """
     _require_models(models, settle)
-    known = [accuracy_on(model, validation) for model in models] if accuracies is None else list(accuracies)
+    known = [accuracy_on(model, validation, batch_size) for model in models] if accuracies is None else list(accuracies)
     require(len(known) == len(models), "accuracies", f"be {len(models)}, one per model", len(known))
     order = sorted(range(len(models)), key=lambda place: -known[place].value)
     members, best, mixture = [order[0]], known[order[0]], _Mixture(models[order[0]])
@@ -70,7 +72,7 @@ def greedy_soup(
     for place in order[1:]:
         more = mixture.with_model(models[place])
         candidate = more.model(settle)
-        found = accuracy_on(candidate, validation)
+        found = accuracy_on(candidate, validation, batch_size)
         kept = found.value >= best.value
         tried.append((place, found, kept))
         if kept:
@@ -79,9 +81,9 @@ def greedy_soup(
     return GreedySoup(model, tuple(members), best, tuple(tried))
 
 
-def accuracy_on(model: nn.Module, samples: Samples) -> Rate:
+def accuracy_on(model: nn.Module, samples: Samples, batch_size: int = 500) -> Rate:
     """Return the accuracy of a model, in evaluation mode."""
-    return Rate.of(correct(logits(model, samples), samples.y))
+    return Rate.of(correct(logits(model, samples, batch_size=batch_size), samples.y))
 
 
 def _require_models(models: Sequence[nn.Module], settle: Settle | None) -> None:

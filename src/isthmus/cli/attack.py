@@ -80,17 +80,12 @@ def attack(  # noqa: PLR0913  one parameter for each option
     json: o.Json = False,
 ) -> int:
     """Measure the accuracy that attacks within a radius leave, every result re-tested."""
-    from contextlib import nullcontext
-
-    from isthmus._check import InputError
     from isthmus.cli.output import print_json, print_lines
     from isthmus.cli.progress import Progress
+    from isthmus.cli.session import optional_run
     from isthmus.cli.session import threads as using_threads
     from isthmus.recipes.attack import AttackRecipe, run_attack
-    from isthmus.runs import Run
 
-    if resume and out is None:
-        raise InputError("`resume` should come with --out, the folder to continue in. Found none.")
     settings = o.given(
         models=tuple(models),
         arch=arch,
@@ -106,7 +101,7 @@ def attack(  # noqa: PLR0913  one parameter for each option
         seed=seed,
     )
     recipe = AttackRecipe.model_validate(settings)
-    opened = nullcontext() if out is None else Run.open(out, recipe, resume=resume, command=o.command_line())
+    opened = optional_run(out, recipe, resume=resume)
     device = _device(accelerator)
     with using_threads(threads), opened as run, Progress("attacking") as progress:
         if run is not None:

@@ -23,7 +23,7 @@ isthmus connect A B --geometry neb --steps 1600 --out runs/pivots
 
 isthmus connect A B --geometry llpf:40 --learning-rate 0.01 --out runs/walked
 
-isthmus connect A B C --geometry star --data cifar10 --out runs/star
+isthmus connect A B C --geometry star --rematch --data cifar10 --out runs/star
 
 isthmus connect A B C D --geometry surface:3x3 --stages edges-kept --set sampling=area --data cifar10 --out runs/abcd
 """
@@ -54,6 +54,10 @@ def connect(  # noqa: PLR0913  one parameter for each option
             "--volume", min=0.0, help="What a vertex of simplex:N or complex:N gains by a larger volume; 0 for nothing."
         ),
     ] = 1e-6,
+    rematch: Annotated[
+        bool,
+        typer.Option("--rematch", help="Of a star: match hidden units of the models to its centre again each epoch."),
+    ] = False,
     clean: Annotated[
         int | None,
         typer.Option(
@@ -128,6 +132,7 @@ def connect(  # noqa: PLR0913  one parameter for each option
         arch=arch,
         data=data,
         geometry=geometry,
+        rematch=rematch,
         clean=clean,
         validation=validation,
         width=width,

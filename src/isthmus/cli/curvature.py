@@ -21,7 +21,6 @@ isthmus curvature runs/ab --at 0.5 --subspace normal --top 5
 """
 
 N = Annotated[str, typer.Option("--n", metavar="N|all", help="At most N images, a stratified choice.")]
-Split = Annotated[str, typer.Option("--split", metavar="test|train", help="Which images.")]
 Top = Annotated[
     int | None,
     typer.Option("--top", min=1, help="So many of the largest eigenvalues. Default 20.", rich_help_panel=MATRIX),
@@ -136,7 +135,6 @@ SettleN = Annotated[
 Precision = Annotated[
     str, typer.Option("--precision", metavar="32-true|64-true", help="Of the products.", rich_help_panel=o.WORK)
 ]
-Batch = Annotated[int, typer.Option("--batch-size", min=1, help="Images at once.", rich_help_panel=o.WORK)]
 Memory = Annotated[
     float | None,
     typer.Option(
@@ -151,7 +149,7 @@ def curvature(  # noqa: PLR0913  one parameter for each option
     ],
     arch: o.Arch = None,
     data: o.Data = None,
-    split: Split = "test",
+    split: o.Split = "test",
     n: N = "1000",
     width: o.Width = None,
     size: o.Size = None,
@@ -181,7 +179,7 @@ def curvature(  # noqa: PLR0913  one parameter for each option
     settle_n: SettleN = 2000,
     out: o.OptionalOut = None,
     resume: o.Resume = False,
-    batch_size: Batch = 500,
+    batch_size: o.AtOnce = 500,
     memory: Memory = None,
     precision: Precision = "32-true",
     seed: o.Seed = 0,
@@ -189,19 +187,14 @@ def curvature(  # noqa: PLR0913  one parameter for each option
     json: o.Json = False,
 ) -> int:
     """Measure how the loss curves in the weights: eigenvalues of its Hessian, density, trace."""
-    from contextlib import nullcontext
-
-    from isthmus._check import InputError
     from isthmus.cli.adversary import adversary_from
     from isthmus.cli.output import print_json, print_lines
     from isthmus.cli.progress import Progress
+    from isthmus.cli.session import optional_run
     from isthmus.cli.session import threads as using_threads
     from isthmus.recipes.curvature import run_curvature
     from isthmus.recipes.curvature_parts import CurvatureRecipe
-    from isthmus.runs import Run
 
-    if resume and out is None:
-        raise InputError("`resume` should come with --out, the folder to continue in. Found none.")
     attacker: dict[str, object] = {"method": adversary, "eps": eps, "norms": norm, "steps": attack_steps}
     settings: dict[str, object] = {
         "model": model,
@@ -237,7 +230,7 @@ def curvature(  # noqa: PLR0913  one parameter for each option
         **({"recraft_steps": tuple(recraft_step)} if recraft_step else {}),
     }
     recipe = CurvatureRecipe.model_validate(settings)
-    opened = nullcontext() if out is None else Run.open(out, recipe, resume=resume, command=o.command_line())
+    opened = optional_run(out, recipe, resume=resume)
     with using_threads(threads), opened as run, Progress("curvature") as progress:
         result = run_curvature(recipe, run, monitor=progress, tell=progress.stage)
     if json:

@@ -9,7 +9,6 @@ from isthmus.cli import options as o
 if TYPE_CHECKING:
     from isthmus.table import Table
 
-ATTACK = "Attack"
 EPILOG = """Examples:
 
 isthmus ensemble runs/ab --points 0,0.25,0.5,0.75,1 --out runs/ensemble
@@ -17,6 +16,8 @@ isthmus ensemble runs/ab --points 0,0.25,0.5,0.75,1 --out runs/ensemble
 isthmus ensemble runs/abcd --points 3x3 --validation 1000 --eps 8/255 --attack-steps 20 --out runs/grid
 
 isthmus ensemble runs/abcd --points corners --json
+
+isthmus ensemble runs/abcd --points 11x11 --settle batch --batch-size 128 --no-greedy --out runs/as-published
 
 isthmus ensemble A.pth B.pth C.pth --arch arch.py:net --data cifar10 --save --out runs/soups
 """
@@ -54,6 +55,7 @@ def ensemble(  # noqa: PLR0913  one parameter for each option
         ),
     ] = 500,
     hold_out: o.ChosenFrom = None,
+    settle: o.Settle = "recalibrate",
     settle_n: o.SettleN = 2000,
     eps: Annotated[
         str | None,
@@ -61,19 +63,12 @@ def ensemble(  # noqa: PLR0913  one parameter for each option
             "--eps",
             metavar="R",
             help="Radius, in units of the input: attack every row as one model. Default: no attack.",
-            rich_help_panel=ATTACK,
+            rich_help_panel=o.ATTACK,
         ),
     ] = None,
-    norm: Annotated[
-        str | None,
-        typer.Option("--norm", metavar="linf|l2|l1", help="How it is measured. Default linf.", rich_help_panel=ATTACK),
-    ] = None,
-    attack_steps: Annotated[
-        int | None, typer.Option("--attack-steps", min=1, help="Steps of PGD. Default 10.", rich_help_panel=ATTACK)
-    ] = None,
-    restarts: Annotated[
-        int | None, typer.Option("--restarts", min=1, help="Its random starts. Default 1.", rich_help_panel=ATTACK)
-    ] = None,
+    norm: o.Norm = None,
+    attack_steps: o.AttackSteps = None,
+    restarts: o.Restarts = None,
     save: Annotated[
         bool, typer.Option("--save", help="Write the soups as model files.", rich_help_panel=o.WHERE)
     ] = False,
@@ -85,9 +80,7 @@ def ensemble(  # noqa: PLR0913  one parameter for each option
             rich_help_panel=o.CHOICE,
         ),
     ] = True,
-    batch_size: Annotated[
-        int, typer.Option("--batch-size", min=1, help="Images at once.", rich_help_panel=o.WORK)
-    ] = 250,
+    batch_size: o.AtOnce = 250,
     out: o.OptionalOut = None,
     resume: o.Resume = False,
     seed: o.Seed = 0,
@@ -95,19 +88,16 @@ def ensemble(  # noqa: PLR0913  one parameter for each option
     json: o.Json = False,
 ) -> int:
     """Average answers or weights over a bridge or over models: ensembles, soups, the best point chosen on validation images."""
-    from contextlib import nullcontext
-
     from isthmus._check import InputError
     from isthmus.cli.output import print_json, print_lines
     from isthmus.cli.progress import Progress
+    from isthmus.cli.session import optional_run
     from isthmus.cli.session import threads as using_threads
     from isthmus.recipes.ensemble import EnsembleRecipe, run_ensemble
     from isthmus.report.ensemble import ensemble_sentences, warned
-    from isthmus.runs import Run
 
-    for given, name, what in ((resume, "resume", "the folder to continue in"), (save, "save", "where the soups go")):
-        if given and out is None:
-            raise InputError(f"`{name}` should come with --out, {what}. Found none.")
+    if save and out is None:
+        raise InputError("`save` should come with --out, where the soups go. Found none.")
     attack = o.given(norm=norm, attack_steps=attack_steps, restarts=restarts)
     if attack and eps is None:
         name = next(iter(attack))
@@ -118,6 +108,7 @@ def ensemble(  # noqa: PLR0913  one parameter for each option
             "models": tuple(models),
             "n": n,
             "validation": validation,
+            "settle": settle,
             "settle_n": settle_n,
             "batch_size": batch_size,
             "greedy": greedy,
@@ -127,7 +118,7 @@ def ensemble(  # noqa: PLR0913  one parameter for each option
             **attack,
         }
     )
-    opened = nullcontext() if out is None else Run.open(out, recipe, resume=resume, command=o.command_line())
+    opened = optional_run(out, recipe, resume=resume)
     with using_threads(threads), opened as run, Progress("measuring models") as progress:
         result = run_ensemble(recipe, run, monitor=progress)
     if json:

@@ -38,20 +38,18 @@ def inspect(  # noqa: PLR0913  one parameter for each option
     json: o.Json = False,
 ) -> int:
     """Look at a weight file nobody vouches for: format, tensors, fit, accuracy, candidate triggers."""
-    from contextlib import nullcontext
-
     from isthmus.cli.output import print_json, print_lines
     from isthmus.cli.progress import Progress
+    from isthmus.cli.session import optional_run
     from isthmus.cli.session import threads as using_threads
     from isthmus.recipes.inspect import InspectRecipe, run_inspect
     from isthmus.report.inspection import inspect_sentences, inspect_verdict
-    from isthmus.runs import Run
 
     settings = o.given(
         model=model, arch=arch, data=data, n=n, clean=clean, search=search, width=width, size=size, seed=seed
     )
     recipe = InspectRecipe.model_validate(settings)
-    opened = nullcontext() if out is None else Run.open(out, recipe, command=o.command_line())
+    opened = optional_run(out, recipe)
     with using_threads(threads), opened as run, Progress("inspecting") as progress:
         document = run_inspect(recipe, run, tell=progress.stage)
     if json:

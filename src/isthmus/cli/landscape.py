@@ -10,7 +10,7 @@ from isthmus.cli import options as o
 if TYPE_CHECKING:
     from isthmus.table import Table
 
-SLICE, ATTACK = "Which slice", "Loss under attack"
+SLICE = "Which slice"
 EPILOG = """Examples:
 
 isthmus landscape runs/a/model.safetensors --directions eigen --grid 21 --range 1 --out runs/landscape
@@ -101,24 +101,18 @@ def landscape(  # noqa: PLR0913  one parameter for each option
     arch: o.Arch = None,
     width: o.Width = None,
     size: o.Size = None,
-    n: Annotated[int, typer.Option("--n", min=1, help="At most N images, a stratified choice.")] = 1000,
-    split: Annotated[str, typer.Option("--split", metavar="train|test", help="Which images.")] = "test",
+    n: o.AnyN = 1000,
+    split: o.Split = "test",
     adversary: Annotated[
-        str, typer.Option("--adversary", metavar="none|pgd", help="Measure under attack too.", rich_help_panel=ATTACK)
+        str, typer.Option("--adversary", metavar="none|pgd", help="Measure under attack too.", rich_help_panel=o.ATTACK)
     ] = "none",
-    norm: Annotated[
-        str, typer.Option("--norm", metavar="linf|l2|l1", help="How its radius is measured.", rich_help_panel=ATTACK)
-    ] = "linf",
-    eps: Annotated[
-        str, typer.Option("--eps", metavar="R", help="Its radius, in units of the input.", rich_help_panel=ATTACK)
-    ] = "8/255",
-    attack_steps: Annotated[
-        int, typer.Option("--attack-steps", min=1, help="Its gradient steps.", rich_help_panel=ATTACK)
-    ] = 10,
+    norm: o.Norm = None,
+    eps: o.Radius = None,
+    attack_steps: o.AttackSteps = None,
     frozen: Annotated[
         bool,
         typer.Option(
-            "--frozen", help="Craft its examples once at the centre, not at each point.", rich_help_panel=ATTACK
+            "--frozen", help="Craft its examples once at the centre, not at each point.", rich_help_panel=o.ATTACK
         ),
     ] = False,
     settle: Annotated[
@@ -139,18 +133,14 @@ def landscape(  # noqa: PLR0913  one parameter for each option
     json: o.Json = False,
 ) -> int:
     """Measure loss and error over a line or plane through a model, clean or under attack."""
-    from contextlib import nullcontext
-
-    from isthmus._check import InputError, require
+    from isthmus._check import require
     from isthmus.cli.output import print_json, print_lines
     from isthmus.cli.progress import Progress
+    from isthmus.cli.session import optional_run
     from isthmus.cli.session import threads as using_threads
     from isthmus.recipes.landscape import run_landscape
     from isthmus.recipes.landscape_recipe import LandscapeRecipe
-    from isthmus.runs import Run
 
-    if resume and out is None:
-        raise InputError("`resume` should come with --out, the folder to continue in. Found none.")
     require(not one_dimensional or dim in (None, 1), "dim", "be 1 with --one-dimensional", dim)
     settings = o.given(
         models=tuple(models),
@@ -180,7 +170,7 @@ def landscape(  # noqa: PLR0913  one parameter for each option
         seed=seed,
     )
     recipe = LandscapeRecipe.model_validate(settings)
-    opened = nullcontext() if out is None else Run.open(out, recipe, resume=resume, command=o.command_line())
+    opened = optional_run(out, recipe, resume=resume)
     with using_threads(threads), opened as run, Progress("landscape") as progress:
         result = run_landscape(recipe, run, monitor=progress)
     if json:

@@ -9,6 +9,7 @@ import typer
 WHERE, WORK = "Where results go", "How it is run"
 CHOICE = "What is chosen, and on what"
 TRAINING = "Training"
+ATTACK = "Attack"
 
 Out = Annotated[
     str,
@@ -88,10 +89,37 @@ ChosenFrom = Annotated[
         rich_help_panel=CHOICE,
     ),
 ]
+Split = Annotated[str, typer.Option("--split", metavar="test|train", help="Which images.")]
+AnyN = Annotated[int, typer.Option("--n", min=1, help="At most N images, a stratified choice.")]
+AtOnce = Annotated[int, typer.Option("--batch-size", min=1, help="Images at once.", rich_help_panel=WORK)]
+Norm = Annotated[
+    str | None,
+    typer.Option(
+        "--norm", metavar="linf|l2|l1", help="How the radius is measured. Default linf.", rich_help_panel=ATTACK
+    ),
+]
+Radius = Annotated[
+    str | None,
+    typer.Option("--eps", metavar="R", help="Radius, in units of the input. Default 8/255.", rich_help_panel=ATTACK),
+]
+AttackSteps = Annotated[
+    int | None, typer.Option("--attack-steps", min=1, help="Steps of PGD. Default 10.", rich_help_panel=ATTACK)
+]
+Restarts = Annotated[
+    int | None, typer.Option("--restarts", min=1, help="Its random starts. Default 1.", rich_help_panel=ATTACK)
+]
 SettleN = Annotated[
     int,
     typer.Option(
         "--settle-n", min=2, help="Training images on which BatchNorm statistics are recomputed at each point."
+    ),
+]
+Settle = Annotated[
+    str,
+    typer.Option(
+        "--settle",
+        metavar="recalibrate|keep|batch",
+        help="BatchNorm statistics: recomputed at each point, kept, or those of each batch as in training mode (no fair figure).",
     ),
 ]
 Width = Annotated[int | None, typer.Option("--width", min=1, help="Width of the architecture.")]

@@ -6,7 +6,6 @@ import typer
 
 from isthmus.cli import options as o
 
-ATTACK = "Attack of the probe robust, images of those about curvature"
 EPILOG = """Examples:
 
 isthmus scan runs/ab --points 31 --probe clean --json
@@ -44,38 +43,22 @@ def scan(  # noqa: PLR0913  one parameter for each option
     ] = None,
     test_trigger: o.TestTrigger = None,
     target: o.Target = None,
-    norm: Annotated[
-        str, typer.Option("--norm", metavar="linf|l2|l1", help="Threat of the probe robust.", rich_help_panel=ATTACK)
-    ] = "linf",
-    eps: Annotated[
-        str, typer.Option("--eps", metavar="R", help="Its radius, in units of the input.", rich_help_panel=ATTACK)
-    ] = "8/255",
-    attack_steps: Annotated[
-        int, typer.Option("--attack-steps", min=1, help="Steps of its PGD attack.", rich_help_panel=ATTACK)
-    ] = 10,
-    restarts: Annotated[int, typer.Option("--restarts", min=1, help="Its random starts.", rich_help_panel=ATTACK)] = 1,
+    eps: o.Radius = None,
+    norm: o.Norm = None,
+    attack_steps: o.AttackSteps = None,
+    restarts: o.Restarts = None,
     warm_start: Annotated[
         bool,
         typer.Option(
             "--warm-start",
             help="Attack also from what was found at the point before, and keep the worse.",
-            rich_help_panel=ATTACK,
+            rich_help_panel=o.ATTACK,
         ),
     ] = False,
     hessian_n: Annotated[
-        int,
-        typer.Option(
-            "--hessian-n", min=1, help="Images of input-hessian, sharpness and trace.", rich_help_panel=ATTACK
-        ),
+        int, typer.Option("--hessian-n", min=1, help="Images of input-hessian, sharpness and trace.")
     ] = 200,
-    settle: Annotated[
-        str,
-        typer.Option(
-            "--settle",
-            metavar="recalibrate|keep|batch",
-            help="BatchNorm statistics: recomputed at each point, kept, or those of each test batch as in training mode (no fair figure).",
-        ),
-    ] = "recalibrate",
+    settle: o.Settle = "recalibrate",
     settle_n: o.SettleN = 2000,
     train_n: Annotated[
         int, typer.Option("--train-n", min=1, help="At most N training images, of the probe train.")
@@ -90,12 +73,7 @@ def scan(  # noqa: PLR0913  one parameter for each option
         ),
     ] = None,
     hold_out: o.ChosenFrom = None,
-    batch_size: Annotated[
-        int,
-        typer.Option(
-            "--batch-size", min=1, help="Images at once of clean, train and validation.", rich_help_panel=o.WORK
-        ),
-    ] = 500,
+    batch_size: o.AtOnce = 500,
     max_hours: Annotated[
         float,
         typer.Option(
@@ -112,21 +90,17 @@ def scan(  # noqa: PLR0913  one parameter for each option
     json: o.Json = False,
 ) -> int:
     """Measure models along a bridge: loss, error, attack success, distance, barriers."""
-    from contextlib import nullcontext
-
     from isthmus._check import InputError
     from isthmus.cli.output import print_json, print_lines
     from isthmus.cli.progress import Progress
+    from isthmus.cli.session import optional_run
     from isthmus.cli.session import threads as using_threads
     from isthmus.recipes.scan import ScanRecipe, run_scan
     from isthmus.report.scan_text import at, chosen_sentences
-    from isthmus.runs import Run
 
     if points is not None and grid is not None:
         raise InputError(f"`grid` should be given alone. Found also --points {points}.")
-    if resume and out is None:
-        raise InputError("`resume` should come with --out, the folder to continue in. Found none.")
-    recipe = ScanRecipe(
+    settings = o.given(
         bridge=bridge,
         data=data,
         arch=arch,
@@ -137,21 +111,22 @@ def scan(  # noqa: PLR0913  one parameter for each option
         probes=tuple(probe or ("clean",)),
         test_trigger=test_trigger,
         target=target,
-        norm=norm,  # pyright: ignore[reportArgumentType]  checked by the recipe
-        eps=eps,  # pyright: ignore[reportArgumentType]  text such as 8/255, read by the recipe
+        norm=norm,
+        eps=eps,
         attack_steps=attack_steps,
         restarts=restarts,
         warm=warm_start,
         hessian_n=hessian_n,
         settle_n=settle_n,
-        settle=settle,  # pyright: ignore[reportArgumentType]  checked by the recipe
+        settle=settle,
         train_n=train_n,
         validation=validation,
         hold_out=hold_out,
         batch_size=batch_size,
         seed=seed,
     )
-    opened = nullcontext() if out is None else Run.open(out, recipe, resume=resume, command=o.command_line())
+    recipe = ScanRecipe.model_validate(settings)
+    opened = optional_run(out, recipe, resume=resume)
     with using_threads(threads), opened as run, Progress("scanning") as progress:
         result = run_scan(recipe, run, monitor=progress, max_hours=max_hours)
     if json:

@@ -9,7 +9,7 @@ from isthmus.cli import options as o
 if TYPE_CHECKING:
     from isthmus.recipes.scattering import ScatterAlongRecipe, ScatterRecipe
 
-DIRECTIONS, ALONG, PERTURBED = "Along directions", "Along a bridge", "Perturbations"
+DIRECTIONS, ALONG = "Along directions", "Along a bridge"
 EPILOG = """Examples:
 
 isthmus scatter A.safetensors --eps 8/255 --amounts 0,0.1,0.3,0.5,1 --out runs/scatter
@@ -23,7 +23,7 @@ isthmus scatter runs/ab --points 11 --eps 8/255
 def scatter(  # noqa: PLR0913  one parameter for each option
     path: Annotated[str, typer.Argument(metavar="MODEL|DIR", help="Weight file; with --points a connection.")],
     eps: Annotated[
-        str, typer.Option("--eps", metavar="R", help="Radius, in units of the input.", rich_help_panel=PERTURBED)
+        str, typer.Option("--eps", metavar="R", help="Radius, in units of the input.", rich_help_panel=o.ATTACK)
     ],
     data: o.Data = None,
     arch: o.Arch = None,
@@ -78,28 +78,17 @@ def scatter(  # noqa: PLR0913  one parameter for each option
             rich_help_panel=ALONG,
         ),
     ] = None,
-    norm: Annotated[
-        str,
-        typer.Option("--norm", metavar="linf|l2|l1", help="How the radius is measured.", rich_help_panel=PERTURBED),
-    ] = "linf",
-    attack_steps: Annotated[
-        int, typer.Option("--attack-steps", min=1, help="Steps of PGD.", rich_help_panel=PERTURBED)
-    ] = 10,
+    norm: o.Norm = None,
+    attack_steps: o.AttackSteps = None,
     attack_step: Annotated[
-        float, typer.Option("--attack-step", help="Size of one, in radii.", rich_help_panel=PERTURBED)
+        float, typer.Option("--attack-step", help="Size of one, in radii.", rich_help_panel=o.ATTACK)
     ] = 0.25,
     start: Annotated[
-        float, typer.Option("--start", help="Reach of its random start, in radii.", rich_help_panel=PERTURBED)
+        float, typer.Option("--start", help="Reach of its random start, in radii.", rich_help_panel=o.ATTACK)
     ] = 1.0,
-    split: Annotated[
-        str, typer.Option("--split", metavar="test|train", help="Which images.", rich_help_panel=PERTURBED)
-    ] = "test",
-    n: Annotated[
-        int, typer.Option("--n", min=1, help="At most N of them, a stratified choice.", rich_help_panel=PERTURBED)
-    ] = 1000,
-    batch_size: Annotated[
-        int, typer.Option("--batch-size", min=1, help="Images attacked at once.", rich_help_panel=o.WORK)
-    ] = 250,
+    split: o.Split = "test",
+    n: o.AnyN = 1000,
+    batch_size: o.AtOnce = 250,
     out: o.OptionalOut = None,
     resume: o.Resume = False,
     seed: o.Seed = 0,
@@ -107,17 +96,12 @@ def scatter(  # noqa: PLR0913  one parameter for each option
     json: o.Json = False,
 ) -> int:
     """Measure how fast adversarial perturbations turn as the weights move: gradient scattering."""
-    from contextlib import nullcontext
-
-    from isthmus._check import InputError
     from isthmus.cli.output import print_json, print_lines
     from isthmus.cli.progress import Progress
+    from isthmus.cli.session import optional_run
     from isthmus.cli.session import threads as using_threads
     from isthmus.recipes.scattering import ScatterRecipe, run_scatter, run_scatter_along
-    from isthmus.runs import Run
 
-    if resume and out is None:
-        raise InputError("`resume` should come with --out, the folder to continue in. Found none.")
     plan = o.given(
         norm=norm,
         eps=eps,
@@ -131,7 +115,7 @@ def scatter(  # noqa: PLR0913  one parameter for each option
     common = o.given(data=data, arch=arch, width=width, size=size, crafting=plan, seed=seed)
     moves = o.given(vectors=vectors, eigen=eigen, random=random, amounts=amounts, hessian_n=hessian_n)
     recipe = _recipe(path, common, moves, o.given(points=points, step=step, settle_n=settle_n))
-    opened = nullcontext() if out is None else Run.open(out, recipe, resume=resume, command=o.command_line())
+    opened = optional_run(out, recipe, resume=resume)
     with using_threads(threads), opened as run, Progress("scattering") as progress:
         if isinstance(recipe, ScatterRecipe):
             result = run_scatter(recipe, run, monitor=progress)

@@ -1,13 +1,15 @@
 """`Session` from the options of a command: devices, precision, trackers, progress."""
 
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from lightning_fabric import Fabric
+from pydantic import BaseModel
 
 from isthmus._check import require, unknown
+from isthmus.cli.options import command_line
 from isthmus.cli.progress import Progress
 from isthmus.cli.track import Tracker, make_tracker
 from isthmus.runs import Run
@@ -68,6 +70,14 @@ def leave_group() -> None:
 
 def _tracker(kind: str, run: Run) -> Tracker:
     return make_tracker(kind, run.folder / "track", run.folder.name)
+
+
+def optional_run(out: str | None, recipe: BaseModel, *, resume: bool = False) -> AbstractContextManager[Run | None]:
+    """Return the context of the run in the folder of --out, of none without one. Raises InputError for --resume without --out."""
+    if out is None:
+        require(not resume, "resume", "come with --out, the folder to continue in", "none")
+        return nullcontext()
+    return Run.open(out, recipe, resume=resume, command=command_line())
 
 
 @contextmanager

@@ -8,12 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from isthmus._check import InputError, require
-from isthmus.evaluate import checked_forward, evaluating, running_layers
+from isthmus.data import Samples
+from isthmus.evaluate import checked_forward, evaluating, logits, running_layers
 from isthmus.geometry.units import Member, Symmetry
 from isthmus.layout import placement
 
 Permutations = tuple[Tensor, ...]
 """One (n,) int64 tensor per group: unit i of the permuted module is unit p[i] of the module."""
+
+TOLERANCE = 1e-4
+"""Largest change of the outputs that permuting may make, as a share of the largest of them: sums in another order round otherwise."""
 
 
 def identity(symmetry: Symmetry) -> Permutations:
@@ -115,6 +119,20 @@ def difference(
             continue
         return float((found - expected).abs().max() / expected.abs().max().clamp_min(torch.finfo(dtype).tiny))
     raise AssertionError
+
+
+def output_change(module: nn.Module, other: nn.Module, samples: Samples, *, enough: float) -> float:
+    """Return max |f'(x) - f(x)| / max |f(x)| of two modules over samples, in float64 where float32 says more than `enough`."""
+    change = _apart(module, other, samples)
+    if change > enough:  # a badly conditioned model rounds by more
+        with suppress(InputError):  # one that runs in one precision only
+            change = _apart(deepcopy(module).double(), deepcopy(other).double(), samples)
+    return change
+
+
+def _apart(module: nn.Module, other: nn.Module, samples: Samples) -> float:
+    before, after = (logits(m, samples) for m in (module, other))
+    return float((after - before).abs().max() / before.abs().max().clamp_min(torch.finfo(before.dtype).tiny))
 
 
 def _jittered(module: nn.Module, generator: torch.Generator, dtype: torch.dtype) -> nn.Module:

@@ -82,7 +82,7 @@ def _panel(figure: Figure, where: tuple[int, int, int], row: str, surface: Surfa
         return space
     axis = figure.add_subplot(*where)
     if surface.triangle:
-        _ternary(axis, surface, name, drawn)
+        draw_ternary(axis, surface, name, drawn)
     else:
         draw_contours(axis, surface.panel, name, drawn)
         for level in axis.texts:  # a level's number at the border would be cut, or lie on a model
@@ -92,7 +92,7 @@ def _panel(figure: Figure, where: tuple[int, int, int], row: str, surface: Surfa
             axis.plot(
                 *zip(*(surface.corners[letter].at for letter in pair), strict=True), "--", color=INK, linewidth=0.5
             )
-    _mark(axis, surface)
+    draw_marks(axis, surface)
     return axis
 
 
@@ -100,7 +100,8 @@ def _put(surface: Surface, at: Sequence[float]) -> tuple[float, float]:
     return flat(at) if surface.triangle else (at[0], at[1])
 
 
-def _mark(axis: Axes, surface: Surface) -> None:
+def draw_marks(axis: Axes, surface: Surface) -> None:
+    """Mark the corners and the chosen point."""
     style = {"markersize": 4, "markeredgecolor": "white", "markeredgewidth": 0.6, "clip_on": False, "zorder": 5}
     for corner in surface.corners.values():
         axis.plot(*_put(surface, corner.at), "o", color=INK, gid="corner", **style)  # pyright: ignore[reportArgumentType]
@@ -127,7 +128,8 @@ def _short(name: str, length: int = 12) -> str:
     return name if len(name) <= length else f"{name[: length // 2]}…{name[-(length // 2 - 1) :]}"
 
 
-def _ternary(axis: Axes, surface: Surface, name: str, drawn: Drawn) -> None:
+def draw_ternary(axis: Axes, surface: Surface, name: str, drawn: Drawn) -> None:
+    """Draw a field over a triangle with labelled levels, its outline and the shares along its sides."""
     from matplotlib.tri import Triangulation
 
     scale, log = drawn
@@ -160,6 +162,7 @@ def _ternary_axes(axis: Axes, surface: Surface) -> None:
         shift, across, up = shifts[side]
         axis.annotate(f"{share:g}", at, shift, textcoords="offset points", ha=across, va=up, fontsize=small)  # pyright: ignore[reportArgumentType]
     names = [f"{letter} {_short(name)}" for letter, name in surface.names.items()] or ["A", "B", "C"]
+    letters = list(surface.names) or names
     for name, at, shift in zip(names, OUTLINE, ((0, -1.9 * SIZE), (0, -1.9 * SIZE), (0, 0.6 * SIZE)), strict=False):
         up = "bottom" if shift[1] > 0 else "top"
         axis.annotate(plain(name), at, shift, textcoords="offset points", ha="center", va=up, fontsize=SIZE - 1)
@@ -169,7 +172,7 @@ def _ternary_axes(axis: Axes, surface: Surface) -> None:
         ((0.25, TOP / 2), (-2.4 * SIZE, 6), 60, 0),
     )
     for at, shift, turn, place in middle:
-        said = f"share of {names[place][0]}"
+        said = f"share of {letters[place]}"
         where = "top" if turn == 0 else "center"
         axis.annotate(said, at, shift, textcoords="offset points", ha="center", va=where, rotation=turn, fontsize=small)
     axis.set_axis_off()

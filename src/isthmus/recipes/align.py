@@ -1,8 +1,6 @@
 """`align`: models whose hidden units change places, so that they come near the first of them in weight space and compute what they did."""
 
 from collections.abc import Sequence
-from contextlib import suppress
-from copy import deepcopy
 from functools import partial
 from typing import Literal
 
@@ -12,9 +10,9 @@ from torch import nn
 
 from isthmus._check import InputError, require
 from isthmus.data import Samples, Splits, load_data
-from isthmus.evaluate import logits
 from isthmus.files import write_json
 from isthmus.geometry.matching import Matched, match_activations, match_weights
+from isthmus.geometry.permute import TOLERANCE, output_change
 from isthmus.geometry.symmetry import symmetry_of
 from isthmus.geometry.units import Symmetry
 from isthmus.layout import Layout
@@ -27,8 +25,6 @@ from isthmus.store import Card, read_card, save_model
 from isthmus.training.session import Monitor
 
 RESULT = "align.json"
-TOLERANCE = 1e-4
-"""Largest change of the outputs that permuting may make, as a share of the largest of them: sums in another order round otherwise."""
 
 
 class AlignRecipe(BaseModel):
@@ -194,10 +190,7 @@ def _matched(recipe: AlignRecipe, reference: nn.Module, one: Loaded, symmetry: S
 
 def _change(one: Loaded, permuted: nn.Module, samples: Samples) -> float:
     """Return max |f'(x) - f(x)| / max |f(x)|, in float64 where float32 says too much. Raises InputError where it is more than rounding."""
-    change = _apart(one.module, permuted, samples)
-    if change > TOLERANCE:  # a badly conditioned model rounds by more
-        with suppress(InputError):  # one that runs in one precision only
-            change = _apart(deepcopy(one.module).double(), deepcopy(permuted).double(), samples)
+    change = output_change(one.module, permuted, samples, enough=TOLERANCE)
     require(
         change <= TOLERANCE,
         "models",
@@ -206,11 +199,6 @@ def _change(one: Loaded, permuted: nn.Module, samples: Samples) -> float:
         "What a model does must not depend on anything but its inputs and its tensors.",
     )
     return change
-
-
-def _apart(module: nn.Module, permuted: nn.Module, samples: Samples) -> float:
-    before, after = (logits(m, samples) for m in (module, permuted))
-    return float((after - before).abs().max() / before.abs().max().clamp_min(torch.finfo(before.dtype).tiny))
 
 
 def _write(by: str, card: Card, run: Run, k: int, ends: tuple[Loaded, Loaded], match: Matched) -> str:

@@ -25,6 +25,8 @@ from isthmus.training.plan import Plan
 from isthmus.training.session import Fitted, Session
 from isthmus.training.staged import Stages
 
+REMATCHED = "corners compute what the given models do, with hidden units in other places: they were matched to the centre of the star"
+
 
 class ConnectRecipe(BaseModel):
     """Which models to join, by what geometry, on which images.
@@ -33,7 +35,8 @@ class ConnectRecipe(BaseModel):
     images of the training split (the reserve of seed 0, see :func:`isthmus.recipes.reserve.reserve`); None for all of it.
     validation: so many training images are left out, those that `isthmus train --validation` keeps apart, to choose a point by.
     stages: how a surface is trained (:func:`isthmus.training.staged.fit_staged`). volume: how much a vertex that is grown gains by a larger
-    simplex (:func:`isthmus.training.grow.volume_weights`).
+    simplex (:func:`isthmus.training.grow.volume_weights`). rematch: of a star, match the hidden units of its models to its centre again
+    after each epoch (:func:`isthmus.training.rematch.fit_rematched`).
     adversary: minimise the loss under attack, crafted on the interpolated model (Zhao et al. 2020; several norms: RMC, Wang et al. 2023).
     """
 
@@ -52,6 +55,7 @@ class ConnectRecipe(BaseModel):
     plan: Plan = Field(default_factory=Plan)
     stages: Stages = "together"
     volume: float = Field(default=1e-6, ge=0)
+    rematch: bool = False
     seed: int = 0
 
 
@@ -101,6 +105,7 @@ def run_connect(recipe: ConnectRecipe, run: Run, *, session: Session | None = No
     loaded, notes = load_all(recipe.models, task, run)
     bridge = connect([one.module for one in loaded], basis, names=recipe.models)
     notes += duplicates(bridge)
+    notes += [REMATCHED] if recipe.rematch else []
     samples = _samples(recipe, splits)
     case = Case(bridge, samples, plan_for(recipe.plan, recipe.augment, splits), task.build)
     session = replace(session or Session(), checkpoint=run.file("checkpoint.pt"))

@@ -2,16 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil
 from typing import Protocol
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from isthmus._check import require
 from isthmus.data import Samples
 from isthmus.evaluate import logits
 from isthmus.geometry.bridge import Bridge
 from isthmus.geometry.simplexes import Complex
+from isthmus.geometry.symmetry import symmetry_of
 from isthmus.losses import cross_entropy
 from isthmus.randomness import stream
 from isthmus.settle import Recalibrate, running_layers
@@ -21,6 +24,7 @@ from isthmus.training.grow import grow, trainer, volume_weights
 from isthmus.training.layerwise import INSIDE, Route, flow_order, looked_at, walk
 from isthmus.training.objective import Objective, Supervised
 from isthmus.training.plan import Plan
+from isthmus.training.rematch import Rematch, fit_rematched
 from isthmus.training.session import Fitted, Session
 from isthmus.training.staged import Stages, fit_staged
 
@@ -46,6 +50,11 @@ class Settings(Protocol):
     @property
     def volume(self) -> float:
         """Return the weight of the volume."""
+        ...
+
+    @property
+    def rematch(self) -> bool:
+        """Return whether the models of a star are matched to its centre again after each epoch."""
         ...
 
     @property
@@ -103,10 +112,11 @@ def highest(case: Case, settings: Settings, bridge: Bridge) -> Highest | None:
 def constructed(case: Case, settings: Settings, session: Session) -> Fitted | None:
     """Return the trained bridge, None where there is nothing to train.
 
-    A vertex that is grown takes five draws a step, where the plan does not say otherwise.
+    A vertex that is grown takes five draws a step, where the plan does not say otherwise. Raises InputError for `rematch` without a star.
     """
     bridge, plan, seed = case.bridge, case.plan, settings.seed
     kind, _, argument = settings.geometry.partition(":")
+    require(kind == "star" or not settings.rematch, "rematch", "come with the geometry star", settings.geometry)
     walked = kind in WALKED and settings.stages == "together"
     if bridge.free.shape[0] == 0 and settings.stages == "together" and not walked:
         return None
@@ -121,8 +131,19 @@ def constructed(case: Case, settings: Settings, session: Session) -> Fitted | No
         layers = flow_order(bridge.template, case.samples.inputs(torch.arange(1)))
         route = Route(int(argument or TICKS), layers, case.losses(seed))
         return walk(bridge, plan, train, route, seed=seed, session=session)
+    if settings.rematch and settings.stages == "together":
+        return fit_rematched(bridge, plan, train, _rematch(case, seed), seed=seed, session=session)
     if isinstance(bridge.basis, Complex) and kind != "star" and settings.stages == "together":
         weights = volume_weights(settings.volume, bridge.basis, case.build)
         plan = plan if "num_points" in plan.model_fields_set else plan.model_copy(update={"num_points": DRAWS})
         return grow(bridge, plan, train, weights=weights, seed=seed, session=session)
     return fit_staged(bridge, plan, train, stages=settings.stages, seed=seed, session=session)
+
+
+def _rematch(case: Case, seed: int) -> Rematch:
+    """Return which units of a star's models may change places, checked on at most 512 images, once in an epoch of the plan."""
+    symmetry = symmetry_of(
+        case.bridge.template, case.samples.inputs(torch.arange(2)), generator=stream(seed, "symmetry")
+    )
+    part = case.samples.subset(min(LOOKED_AT, len(case.samples)), generator=stream(seed, "looked at"))
+    return Rematch(symmetry, part, ceil(len(case.samples) / case.plan.batch_size))

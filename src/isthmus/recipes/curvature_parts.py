@@ -20,7 +20,7 @@ from isthmus.layout import Layout
 from isthmus.randomness import stream
 from isthmus.recipes.task import data_for, task_for
 from isthmus.runs import Run
-from isthmus.settle import Recalibrate, running_layers
+from isthmus.settle import recalibration
 from isthmus.store import load_bridge, read_header
 from isthmus.tampering import describe, parse_target, parse_trigger
 from isthmus.training.adversary import Adversary
@@ -114,7 +114,9 @@ def load_case(recipe: CurvatureRecipe, run: Run | None) -> Case:
     at = recipe.at
     if at is None:
         raise InputError("`at` should be given for a bridge: the coordinates of a point, such as --at 0.5. Found none.")
-    model = bridge.at(at, settle=_settle(recipe, bridge, splits.train))
+    drawn = stream(recipe.seed, "settle")  # as in a scan: the same training images of the same seed
+    settle = recalibration(bridge.template, splits.train, recipe.settle_n, generator=drawn)
+    model = bridge.at(at, settle=settle)
     tangent = None if recipe.subspace == "all" else tangent_rows(bridge, at, Layout.of(model))
     return Case(model, samples, objective, about, tangent)
 
@@ -171,14 +173,6 @@ def _adversarial(adversary: Adversary) -> str:
     kind = f"TRADES loss (beta {adversary.beta:g})" if adversary.method == "trades" else "adversarial loss"
     mix = f", {adversary.clean_weight:g} of it clean" if adversary.clean_weight else ""
     return f"{kind} under {adversary.method} ({adversary.attack.steps} steps, {threats}{mix}) at frozen examples"
-
-
-def _settle(recipe: CurvatureRecipe, bridge: Bridge, train: Samples) -> Recalibrate | None:
-    """Return the policy that a scan has: the same training images of the same seed."""
-    if not running_layers(bridge.template):
-        return None
-    count = min(recipe.settle_n, len(train))
-    return Recalibrate(train.subset(count, generator=stream(recipe.seed, "settle")))
 
 
 def tangent_rows(bridge: Bridge, at: Sequence[float], layout: Layout) -> Tensor:

@@ -9,8 +9,9 @@ from isthmus.files import atomic
 from isthmus.layout import Layout
 from isthmus.recipes.ensemble_bench import ROBUST, Bench, Entry
 from isthmus.recipes.ensemble_members import Case, EnsembleRecipe, case_of, weight_bytes
-from isthmus.recipes.ensemble_table import columns_of, row_of
+from isthmus.recipes.ensemble_table import columns_of, reliability, row_of
 from isthmus.runs import Run
+from isthmus.settle import Recalibrate
 from isthmus.store import save_model
 from isthmus.table import Table, with_bounds
 from isthmus.training.session import Monitor
@@ -93,7 +94,7 @@ def _meta(recipe: EnsembleRecipe, case: Case, bench: Bench, entries: list[Entry]
         "data": case.test.name,
         "members": list(names[: case.members.count]),
         "settle": None if case.members.settle is None else type(case.members.settle).__name__,
-        "settle_n": None if case.members.settle is None else len(case.members.settle.samples),
+        "settle_n": len(case.members.settle.samples) if isinstance(case.members.settle, Recalibrate) else None,
         "validation": {"n": len(case.validation), "hold_out": recipe.hold_out},
         "chosen": {"name": names[bench.chosen()], "test_accuracy": rates[bench.chosen()].to_json()},
         "hindsight": {"name": names[bench.hindsight()], "test_accuracy": rates[bench.hindsight()].to_json()},
@@ -101,12 +102,22 @@ def _meta(recipe: EnsembleRecipe, case: Case, bench: Bench, entries: list[Entry]
         "greedy": [
             {"name": names[place], "validation_accuracy": rate.to_json(), "kept": kept} for place, rate, kept in tried
         ],
+        "reliability": _reliabilities(case, bench, entries),
         "attack": bench.attack_json(),
         "parameters": Layout.of(case.members.model(0)).size,
         "weight_bytes": weight_bytes(case.members.model(0)),
         "notes": list(dict.fromkeys(notes)),
         "seed": recipe.seed,
     }
+
+
+def _reliabilities(case: Case, bench: Bench, entries: list[Entry]) -> list[dict[str, object]]:
+    """Return the bins of confidence of the given models, of what was chosen on validation images, and of what was put together."""
+    members = case.members
+    given = members.corners or tuple(range(members.count))
+    kept = [entry for entry in entries if entry.kind != "hindsight"]
+    kept = [entry for entry in kept if entry.kind not in ("member", "corner") or entry.members[0] in given]
+    return [found for entry in kept if (found := reliability(entry, bench)) is not None]
 
 
 def _save_soups(case: Case, bench: Bench, entries: list[Entry], run: Run) -> None:

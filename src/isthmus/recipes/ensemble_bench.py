@@ -151,7 +151,9 @@ class Bench:
             members, validation = self.case.members, self.case.validation
             known = [Rate.of(correct(self.single(place)[1], validation.y)) for place in range(members.count)]
             models = [members.model(place) for place in range(members.count)]
-            self._greedy = greedy_soup(models, validation, settle=members.settle, accuracies=known)
+            self._greedy = greedy_soup(
+                models, validation, settle=members.settle, accuracies=known, batch_size=self.recipe.batch_size
+            )
         return self._greedy
 
     def robust(self, entry: Entry) -> Rate | None:

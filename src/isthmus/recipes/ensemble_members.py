@@ -14,7 +14,7 @@ from isthmus.curvature.memory import free_memory, in_words, saved_bytes
 from isthmus.data import Samples, load_data
 from isthmus.evaluate import evaluating
 from isthmus.files import digest, sha256
-from isthmus.geometry.bridge import Bridge
+from isthmus.geometry.bridge import Bridge, Settle
 from isthmus.layout import placement
 from isthmus.randomness import stream
 from isthmus.recipes.ensemble_points import count_of, points_of
@@ -23,11 +23,12 @@ from isthmus.recipes.scan import bridge_file
 from isthmus.recipes.task import Task, data_for, task_for
 from isthmus.runs import Run
 from isthmus.scan import coordinate_names
-from isthmus.settle import Recalibrate, running_layers
+from isthmus.settle import BatchStatistics, Statistics, policy_of
 from isthmus.store import load_bridge, read_header
 from isthmus.training.adversary import Radius
 
 POINTS = "5"  # along each coordinate, where none are named
+OF_EACH_BATCH = "BatchNorm statistics are those of each batch of {} images, as in training mode: compare with figures measured so only"
 SHARE = 0.5  # of the free memory that the members may take
 
 
@@ -39,8 +40,9 @@ class EnsembleRecipe(BaseModel):
     five along each coordinate. validation: so many images of the training split choose the point and the greedy soup, those that
     `isthmus train --validation` keeps apart; with `hold_out` the last of so many reserved images. n: at most so many test images, a
     stratified choice; None for all. eps, norm, attack_steps, attack_step (in radii), restarts: of the PGD attack, none without eps.
-    settle_n: at most so many training images on which BatchNorm statistics are recomputed. greedy: also make a greedy soup, one more
-    model to measure for each member. save: write the soups as model files.
+    settle: BatchNorm statistics of points and soups. recalibrate: on at most settle_n training images, keep: those of the heaviest
+    corner, of a soup those of its first model, batch: of each batch by itself, of all models (:class:`isthmus.settle.BatchStatistics`).
+    greedy: also make a greedy soup, one more model to measure for each member. save: write the soups as model files.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,6 +63,7 @@ class EnsembleRecipe(BaseModel):
     restarts: int = Field(default=1, ge=1)
     batch_size: int = Field(default=250, ge=1)
     settle_n: int = Field(default=2000, ge=2)
+    settle: Statistics = "recalibrate"
     greedy: bool = True
     save: bool = False
     seed: int = 0
@@ -77,7 +80,7 @@ class Members:
     count: int
     corners: tuple[int, ...]
     make: Callable[[int], nn.Module]
-    settle: Recalibrate | None
+    settle: Settle | None
     held: dict[int, nn.Module] = field(default_factory=dict[int, nn.Module])
 
     def model(self, place: int) -> nn.Module:
@@ -103,8 +106,10 @@ def case_of(recipe: EnsembleRecipe, run: Run | None) -> Case:
     """Return the members and the images of a recipe; the files read are recorded in the run.
 
     Raises InputError for a file that is neither, bridges among models, a model alone, models of different architectures, points
-    off the bridge, more of them than fit into memory, a radius wider than the images, and for validation images that there are not.
+    off the bridge, more of them than fit into memory, a radius wider than the images, for validation images that there are not, and for
+    soups to be saved or models to be attacked with the statistics of each batch.
     """
+    _require_own_statistics(recipe)
     bridges = _bridge_paths(recipe)
     paths = list(bridges or recipe.models)
     card = read_header(bridges[0]).card if bridges else None
@@ -118,10 +123,7 @@ def case_of(recipe: EnsembleRecipe, run: Run | None) -> Case:
     if recipe.eps is not None:
         Threat(recipe.norm, recipe.eps).require_inputs(test.inputs())  # before hours of measuring
     template = task.build()
-    settle = None
-    if running_layers(template):
-        count = min(recipe.settle_n, len(train))
-        settle = Recalibrate(train.subset(count, generator=stream(recipe.seed, "settle")))
+    settle = policy_of(recipe.settle, template, train, recipe.settle_n, generator=stream(recipe.seed, "settle"))
     room = _Room(recipe, template, len(test) + len(validation), test)
     if bridges:
         members, notes = _points(recipe, [load_bridge(path, template) for path in bridges], settle, room)
@@ -131,7 +133,16 @@ def case_of(recipe: EnsembleRecipe, run: Run | None) -> Case:
     if run is not None:
         for path in bridges:
             run.read(path, sha256(path))
+    notes += (OF_EACH_BATCH.format(recipe.batch_size),) if isinstance(settle, BatchStatistics) else ()
     return Case(members, task, test, validation, spec, notes)
+
+
+def _require_own_statistics(recipe: EnsembleRecipe) -> None:
+    """Raise InputError where statistics of each batch are to be saved, or attacked: a model then is one only together with its batch."""
+    found = "batch with save" if recipe.save else "batch with eps" if recipe.eps is not None else ""
+    if recipe.settle == "batch" and found:
+        fix = "An answer depends on the other images of the batch: there is no model to save, and no image to attack by itself."
+        require(False, "settle", "be recalibrate or keep to save soups and to attack", found, fix)
 
 
 def _bridge_paths(recipe: EnsembleRecipe) -> tuple[str, ...]:
@@ -164,7 +175,7 @@ def _is_bridge(path: str) -> bool:
 
 
 def _files(
-    recipe: EnsembleRecipe, task: Task, settle: Recalibrate | None, run: Run | None
+    recipe: EnsembleRecipe, task: Task, settle: Settle | None, run: Run | None
 ) -> tuple[Members, tuple[str, ...]]:
     """Return the models in weight files. Equal ones are kept, and told: they count as often as they are there."""
     held, notes, seen = dict[int, nn.Module](), list[str](), dict[str, str]()
@@ -177,13 +188,15 @@ def _files(
         if mark in seen:
             notes.append(f"{path}: the same model as {seen[mark]}, counted once more")
         seen.setdefault(mark, path)
+        if settle is not None and getattr(settle, "everywhere", False):
+            settle(model)
         held[place] = model
     names = tuple(_unique(list(recipe.models)))
     return Members(names, len(names), (), held.__getitem__, settle, held), tuple(notes)
 
 
 def _points(
-    recipe: EnsembleRecipe, bridges: list[Bridge], settle: Recalibrate | None, room: "_Room"
+    recipe: EnsembleRecipe, bridges: list[Bridge], settle: Settle | None, room: "_Room"
 ) -> tuple[Members, tuple[str, ...]]:
     """Return the models at the points of each bridge, and after them the corners that are not among these."""
     text = POINTS if recipe.points is None else recipe.points

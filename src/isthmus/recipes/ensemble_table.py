@@ -81,6 +81,13 @@ def row_of(entry: Entry, bench: Bench) -> dict[str, Cell]:
     return row
 
 
+def reliability(entry: Entry, bench: Bench) -> dict[str, object] | None:
+    """Return the calibration of an entry with its bins as JSON values, None where a probability is not a number."""
+    found = calibration(bench.scores(entry)[0], bench.case.test.y)
+    kept = None if found is None else found.model_dump(mode="json")
+    return None if kept is None else {"name": entry.name, "kind": entry.kind, "calibration": kept}
+
+
 def _percent(right: Tensor) -> float:
     return 100 * int(right.sum()) / len(right)
 

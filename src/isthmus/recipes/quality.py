@@ -9,7 +9,7 @@ from torch import Tensor
 from isthmus import report
 from isthmus._check import require
 from isthmus.rates import Z95, Paired, Rate, mcnemar
-from isthmus.report.quantities import Calibration, Change
+from isthmus.report.quantities import Bin, Calibration, Change
 
 BINS = 15
 
@@ -40,16 +40,23 @@ def calibration(scores: Tensor, y: Tensor, *, bins: int = BINS) -> Calibration |
     if not torch.isfinite(confidence).all():
         return None
     place = (confidence * bins).ceil().clamp(1, bins).long() - 1
-    gap = torch.zeros(bins, dtype=torch.float64).index_add_(0, place, (answer == y).double() - confidence)
-    variance = torch.zeros(bins, dtype=torch.float64).index_add_(0, place, confidence * (1 - confidence))
+    right = (answer == y).double()
+    parts = torch.stack([torch.ones_like(confidence), confidence, right, confidence * (1 - confidence)])
+    held = torch.zeros(4, bins, dtype=torch.float64).index_add_(1, place, parts)
+    counts, sums, hits, variance = held
     n = len(y)
     return Calibration(
-        error=min(1.0, float(gap.abs().sum()) / n),
+        error=min(1.0, float((hits - sums).abs().sum()) / n),
         by_chance=min(1.0, float((2 * variance.clamp_min(0) / torch.pi).sqrt().sum()) / n),
         confidence=min(1.0, float(confidence.mean())),
         bins=bins,
         n=n,
+        by_bin=tuple(_bin(*row) for row in zip(counts.tolist(), sums.tolist(), hits.tolist(), strict=True)),
     )
+
+
+def _bin(n: float, confidence: float, hits: float) -> Bin:
+    return Bin(n=int(n), confidence=min(1.0, confidence / n), accuracy=hits / n) if n > 0 else Bin(n=0)
 
 
 def brier(scores: Tensor, y: Tensor) -> float | None:

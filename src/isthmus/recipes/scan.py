@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass, field, replace
 from math import inf
 from pathlib import Path
 from time import perf_counter
-from typing import Literal
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from isthmus.barrier import SQUARE, TRIANGLE, Barrier, barriers, surface_barrier
 from isthmus.data import Samples, Splits, load_data
 from isthmus.files import atomic, sha256
 from isthmus.geometry import gram
-from isthmus.geometry.bridge import Bridge, Settle
+from isthmus.geometry.bridge import Bridge
 from isthmus.geometry.text import describe
 from isthmus.probes import Backdoor, Clean, Distance, InputHessian, Probe, Robust, Sharpness, Trace
 from isthmus.randomness import stream
@@ -30,7 +29,7 @@ from isthmus.recipes.scan_limits import Pace, require_room
 from isthmus.recipes.task import data_for, task_for
 from isthmus.runs import Run
 from isthmus.scan import Watch, coordinate_names, grid, scan
-from isthmus.settle import BatchStatistics, Keep, Recalibrate, running_layers
+from isthmus.settle import Statistics, policy_of
 from isthmus.store import load_bridge, read_header
 from isthmus.table import Cell, Column, Table
 from isthmus.tampering import parse_target, parse_trigger
@@ -86,7 +85,7 @@ class ScanRecipe(BaseModel):
     warm: bool = False
     hessian_n: int = Field(default=200, ge=1)
     settle_n: int = Field(default=2000, ge=2)
-    settle: Literal["recalibrate", "keep", "batch"] = "recalibrate"
+    settle: Statistics = "recalibrate"
     train_n: int = Field(default=1000, ge=1)
     validation: int | None = Field(default=None, ge=1)
     hold_out: int | None = Field(default=None, ge=1)
@@ -151,7 +150,9 @@ def run_scan(
         bridge,
         points,
         probes,
-        settle=_settle(recipe, bridge, train),
+        settle=policy_of(
+            recipe.settle, bridge.template, train, recipe.settle_n, generator=stream(recipe.seed, "settle")
+        ),
         seed=recipe.seed,
         watch=Watch(pace, done),
     )
@@ -251,15 +252,6 @@ def _roles(recipe: ScanRecipe, splits: Splits) -> tuple[Samples | None, Samples]
         return chosen_on(splits, recipe.validation, recipe.hold_out)
     require(recipe.hold_out is None, "hold_out", "come with validation, how many of them choose", recipe.hold_out)
     return None, splits.train
-
-
-def _settle(recipe: ScanRecipe, bridge: Bridge, train: Samples) -> Settle | None:
-    if not running_layers(bridge.template):
-        return None
-    if recipe.settle != "recalibrate":
-        return Keep() if recipe.settle == "keep" else BatchStatistics()
-    count = min(recipe.settle_n, len(train))
-    return Recalibrate(train.subset(count, generator=stream(recipe.seed, "settle")))
 
 
 def _with_speed(table: Table, bridge: Bridge) -> Table:

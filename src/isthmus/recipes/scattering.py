@@ -20,7 +20,6 @@ from isthmus.curvature.operator import hessian
 from isthmus.curvature.spectrum import top_eigenpairs
 from isthmus.data import Samples, Splits, load_data
 from isthmus.files import atomic, sha256
-from isthmus.geometry.bridge import Bridge
 from isthmus.layout import Layout
 from isthmus.probes.scattering import Place, Watch, random_direction, scattering, scattering_along
 from isthmus.probes.similarity import Crafting, Similarity
@@ -28,7 +27,7 @@ from isthmus.randomness import stream
 from isthmus.recipes.scan import bridge_file
 from isthmus.recipes.task import data_for, task_for
 from isthmus.runs import Run
-from isthmus.settle import Recalibrate, running_layers
+from isthmus.settle import recalibration
 from isthmus.store import load_bridge, read_header
 from isthmus.table import Split, Table
 from isthmus.training.adversarial import Adversarial
@@ -174,7 +173,7 @@ def run_scatter_along(
     step = (ts[1] - ts[0]) / 2 if recipe.step is None else recipe.step
     keeper = _Keeper(run, 3 * len(ts) - 1, monitor)
     watch = Watch(keeper, keeper.done())
-    settle = _settle(recipe, bridge, splits.train)
+    settle = recalibration(bridge.template, splits.train, recipe.settle_n, generator=stream(recipe.seed, "settle"))
     found = scattering_along(bridge, ts, step, crafting, settle=settle, watch=watch)
     return _written(found, {"bridge": str(path), "data": splits.name, "seconds": perf_counter() - began}, run)
 
@@ -227,12 +226,6 @@ def read_vectors(path: str, count: int) -> Tensor:
     vectors = held["vectors"]
     require(len(vectors) >= count, "eigen", f"be at most the {len(vectors)} vectors in {path!r}", count)
     return vectors[:count]
-
-
-def _settle(recipe: ScatterAlongRecipe, bridge: Bridge, train: Samples) -> Recalibrate | None:
-    if not running_layers(bridge.template):
-        return None
-    return Recalibrate(train.subset(min(recipe.settle_n, len(train)), generator=stream(recipe.seed, "settle")))
 
 
 @dataclass(eq=False)

@@ -17,7 +17,8 @@ from isthmus.repair.protocol import Clean, Repaired
 from isthmus.repair.wiring import Layer, layers_of
 from isthmus.settle import Recalibrate
 from isthmus.training.fit import fit_module
-from isthmus.training.objective import Constrained, Losses, Own
+from isthmus.training.guide import Guided, Projected
+from isthmus.training.objective import Losses, Own
 from isthmus.training.plan import Plan
 from isthmus.training.session import Session
 
@@ -140,7 +141,7 @@ def _trained(
     began = perf_counter()
     head, module = head_of(suspect, clean.train), deepcopy(suspect)
     losses = remedy.start(module, head, stream(seed, "head"))
-    objective = Constrained(Own(losses), _OnSphere(head.weight, head.radius))
+    objective = Guided(Own(losses), Projected(_OnSphere(head.weight, head.radius)))
     module, fitted = fit_module(module, clean.train, remedy.plan, seed=seed, objective=objective, session=session)
     Recalibrate(clean.train)(module)
     new = dict(module.named_parameters())[head.weight].detach().to(head.old)

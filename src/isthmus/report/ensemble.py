@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field, FiniteFloat, JsonValue, ValidationError
 
 from isthmus._check import InputError, require
 from isthmus.report.document import Count, RateEntry
+from isthmus.report.quantities import Calibration
 from isthmus.table import Cell, Table
 
 LIMITS = (
@@ -35,6 +36,14 @@ class Tried(BaseModel, frozen=True, extra="ignore"):
     kept: bool
 
 
+class Reliable(BaseModel, frozen=True, extra="ignore"):
+    """The calibration, with its bins, of a row of the table."""
+
+    name: str
+    kind: str
+    calibration: Calibration
+
+
 class ValidationEntry(BaseModel, frozen=True, extra="ignore"):
     """How many validation images there were, and of how many held out."""
 
@@ -53,6 +62,7 @@ class EnsembleMeta(BaseModel, frozen=True, extra="ignore"):
     hindsight: Named
     regret: FiniteFloat
     greedy: tuple[Tried, ...] = ()
+    reliability: tuple[Reliable, ...] = ()
     attack: dict[str, JsonValue] | None = None
     notes: tuple[str, ...] = ()
     points: str | None = None

@@ -7,6 +7,7 @@ from isthmus.report.blocks import Html, Plots, Row, bullets, cards, facts, parag
 from isthmus.report.dots import dots_figure
 from isthmus.report.ensemble import ATTACKED, LIMITS, Combined, ensemble_sentences
 from isthmus.report.part import p_value
+from isthmus.report.reliability import MOST, drawn, reliability_figure, said
 from isthmus.report.text import duration, moment, number, percent, sentence
 from isthmus.table import Cell
 
@@ -27,6 +28,7 @@ def ensemble_page(combined: Combined, ran: Ran) -> str:
         _header(combined, ran),
         section("accuracy", "Accuracy", _accuracy(combined, plots)),
         section("quality", "Calibration and gain", _quality(combined)),
+        section("reliability", "Confidence against accuracy", _reliability(combined, plots)),
         section("chosen", "What was chosen", paragraphs(_choice(combined)), _greedy(combined)),
         section("diversity", "Diversity against accuracy", _diversity(combined)),
         section("cost", "Cost", _cost(combined)),
@@ -125,6 +127,24 @@ def _quality_cells(row: Cells) -> list[str | Html]:
         _plain(row, "test_brier"),
         "" if gain is None else stacked(f"{gain:+.1f} points", f"p {_compared(_number(row, 'gain_p'))}"),
     ]
+
+
+def _reliability(combined: Combined, plots: Plots) -> str:
+    held, given = drawn(combined)
+    if not held:
+        return ""
+    lines = [
+        "Dots: accuracy of the test images in each bin of the largest probability, at their mean confidence, with Wilson 95 % intervals. "
+        "Bars: the share of the images that is in the bin. Dashed: a calibrated model; dots below it are too sure. Next to the calibration "
+        "error (ECE) stands what a perfectly calibrated model would show on as many images."
+    ]
+    if given > MOST:
+        lines.append(f"Of {given:,} given models the first {MOST} are drawn; ensemble.json has all.")
+    panels = [
+        f"<div><h3>{text(one.name)}</h3>{plots.place(reliability_figure(one.calibration), f'{said(one.calibration)}.')}</div>"
+        for one in held
+    ]
+    return f'{paragraphs(lines)}<div class="plots">{"".join(panels)}</div>'
 
 
 def _compared(p: float | None) -> str:
@@ -233,7 +253,8 @@ def _facts(combined: Combined) -> Sequence[tuple[str, str]]:
     if meta.points is not None:
         rows.append(("Points", meta.points))
     if meta.settle is not None:
-        rows.append(("BatchNorm statistics", f"{meta.settle}, {meta.settle_n or 0:,} training images"))
+        images = "" if meta.settle_n is None else f", {meta.settle_n:,} training images"
+        rows.append(("BatchNorm statistics", meta.settle + images))
     if meta.attack is not None:
         rows.append(
             (

@@ -228,9 +228,14 @@ class Scale:
     @classmethod
     def of(cls, panels: Sequence[Landscape], name: str) -> "Scale":
         """Return the scale that covers a field in all `panels`."""
-        held = [value for panel in panels for value in panel.known(name)]
+        return cls.of_values([value for panel in panels for value in panel.known(name)], panels[0].table.column(name))
+
+    @classmethod
+    def of_values(cls, held: Sequence[float], column: Column) -> "Scale":
+        """Return the scale that covers values of a column, of which one at least is finite."""
+        held = [value for value in held if isfinite(value)]
         positive = [value for value in held if value > 0]
-        unit = unit_of(panels[0].table.column(name))
+        unit = unit_of(column)
         low, high = min(held), max(held)
         return cls(low, high if high > low else low + 1.0, min(positive, default=1.0), unit)
 

@@ -48,11 +48,20 @@ class Estimate(BaseModel, frozen=True, extra="forbid"):
         return self
 
 
+class Bin(BaseModel, frozen=True, extra="forbid"):
+    """The images whose largest probability lies in one bin: how many, its mean, and the share answered rightly; null for none."""
+
+    n: Count
+    confidence: Fraction | None = None
+    accuracy: Fraction | None = None
+
+
 class Calibration(BaseModel, frozen=True, extra="forbid"):
     """How far confidence is from accuracy: the expected calibration error over bins of equal width of the largest probability.
 
     error = sum over bins of (n_b / n) |accuracy_b - confidence_b|. by_chance: what a perfectly calibrated model with these confidences
-    would show on `n` samples, since a finite sample never gives 0. confidence: the mean largest probability.
+    would show on `n` samples, since a finite sample never gives 0. confidence: the mean largest probability. by_bin: the bins
+    ((b - 1) / bins, b / bins] from the lowest on, from which the error is found again; none in documents that were written without.
     """
 
     error: Fraction
@@ -60,6 +69,7 @@ class Calibration(BaseModel, frozen=True, extra="forbid"):
     confidence: Fraction
     bins: Annotated[int, Field(ge=1)]
     n: Annotated[int, Field(ge=1)]
+    by_bin: tuple[Bin, ...] = ()
 
 
 class Change(BaseModel, frozen=True, extra="forbid"):

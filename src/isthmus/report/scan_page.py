@@ -18,6 +18,8 @@ from isthmus.report.scan_text import (
     scan_limits,
     scan_verdict,
 )
+from isthmus.report.simplex import Simplex, is_simplex
+from isthmus.report.simplex_page import simplex_parts
 from isthmus.report.surface import Surface, is_surface
 from isthmus.report.surface_page import surface_parts
 from isthmus.report.text import duration, moment, sentence
@@ -84,6 +86,9 @@ def _drawn(table: Table, plots: Plots) -> list[str]:
     if is_surface(table):
         surface = Surface.of(table)
         return surface_parts(surface, plots) if surface.fields else []
+    if is_simplex(table):
+        simplex = Simplex.of(table)
+        return simplex_parts(simplex, plots) if simplex.fields else []
     curve = Curve.of(table)
     found = scan_figure(curve)
     if found is None:

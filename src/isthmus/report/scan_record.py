@@ -57,9 +57,34 @@ def corners_of(table: Table) -> tuple[Corner, ...]:
 
 
 def on_simplex(table: Table) -> bool | None:
-    """Return whether the bridge is a simplex, None for a table that does not say."""
+    """Return whether coordinates fill a simplex, flat, curved (a Bezier triangle) or grown; None for a table that does not say."""
+    basis = _basis(table)
+    if basis is None:
+        return None
+    return basis.get("basis") in ("barycentric", "triangle") or (
+        basis.get("basis") == "complex" and not branched(table)
+    )
+
+
+def branched(table: Table) -> bool:
+    """Return whether the bridge is several simplexes that share vertices: no two of its models are in one of them."""
+    basis = _basis(table) or {}
+    return basis.get("basis") == "complex" and basis.get("models") != 1
+
+
+def _basis(table: Table) -> dict[str, object] | None:
     basis = table.meta.get("basis")
-    return cast(dict[str, object], basis).get("basis") == "barycentric" if isinstance(basis, dict) else None
+    return cast(dict[str, object], basis) if isinstance(basis, dict) else None
+
+
+def vertices_of(table: Table) -> tuple[Corner, ...]:
+    """Return the vertices of a simplex or complex in the order of their weights, those that were trained by their number.
+
+    The first is at 0, each other where its own coordinate is 1.
+    """
+    dim, given = len(coordinate_columns(table)), {corner.at: corner for corner in corners_of(table)}
+    places = [tuple(float(i == k) for i in range(dim)) for k in range(-1, dim)]
+    return tuple(given.get(at) or Corner(name=f"trained {k + 1}", at=at) for k, at in enumerate(places))
 
 
 def short_names(names: Sequence[str]) -> list[str]:

@@ -112,5 +112,5 @@ def association_sentences(table: Table) -> list[str]:
 def scan_limits(table: Table) -> Sequence[str]:
     """Return what the scan does not show."""
     attacked = any("robust_" in name or "evasion_" in name for name in table.names)
-    drawn = (DRAWN,) if {"u", "v"} <= set(table.names) else ()
+    drawn = (DRAWN,) if len(coordinate_columns(table)) > 1 else ()
     return (*(ATTACKED if attacked else ()), *drawn, *LIMITS)

@@ -13,7 +13,7 @@ from isthmus.report.document import Choice
 from isthmus.report.figures import LINES
 from isthmus.report.landscape import Landscape
 from isthmus.report.scan_figure import BOUND, PANELS
-from isthmus.report.scan_record import Corner, choice_of, corners_of, on_simplex, short_names
+from isthmus.report.scan_record import Corner, branched, choice_of, corners_of, on_simplex, short_names, vertices_of
 from isthmus.table import Cell, Column, Table
 
 Place = tuple[float, float]
@@ -51,7 +51,8 @@ class Surface:
         said = on_simplex(table)
         triangle = all(u + v <= 1 + ON for u, v in points) if said is None else said
         held = corners_of(table) or _corners(names, triangle)
-        lettered = {chr(ord("A") + place): corner for place, corner in enumerate(held)}
+        held = vertices_of(table) if triangle and 0 < len(held) < 3 else held  # one model and two trained vertices
+        lettered = dict(zip(letters(len(held)), held, strict=True))
         return cls(table, lettered, triangle, choice_of(table) or choice)
 
     @cached_property
@@ -63,12 +64,7 @@ class Surface:
     @cached_property
     def fields(self) -> list[str]:
         """Return the columns that can be drawn, losses and errors first."""
-        known = [c.name for c in self.table.columns if not search(BOUND, c.name) and self._finite(c.name)]
-        found = [name for _, kind in PANELS for name in known if search(kind, name)]
-        return list(dict.fromkeys(found))
-
-    def _finite(self, name: str) -> bool:
-        return any(isinstance(value, int | float) and isfinite(value) for value in self.table.values(name))
+        return drawable(self.table)
 
     @cached_property
     def panel(self) -> Landscape:
@@ -155,9 +151,25 @@ class Surface:
         return found
 
 
+def letters(count: int) -> list[str]:
+    """Return what models are called in a figure: A, B, C, ..., and numbers where there are more than letters."""
+    return [chr(ord("A") + k) if k < 26 else str(k + 1) for k in range(count)]
+
+
+def drawable(table: Table) -> list[str]:
+    """Return the columns that have a finite value and are no bound, losses and errors first."""
+    known = [column.name for column in table.columns if not search(BOUND, column.name) and _finite(table, column.name)]
+    found = [name for _, kind in PANELS for name in known if search(kind, name)]
+    return list(dict.fromkeys(found))
+
+
+def _finite(table: Table, name: str) -> bool:
+    return any(isinstance(value, int | float) and isfinite(value) for value in table.values(name))
+
+
 def is_surface(table: Table) -> bool:
     """Return whether a table has a grid of points over u and v that can be drawn: fewer than 2 x 2 are listed only."""
-    if not {"u", "v"} <= set(table.names):
+    if not {"u", "v"} <= set(table.names) or branched(table):
         return False
     return all(len(set(table.values(name))) > 1 for name in ("u", "v"))
 

@@ -16,19 +16,21 @@ DIAGONAL: Figure = {"color": INK, "width": 1.2, "dash": "dash"}
 ROOM = 22  # pixels above a map, for the names of its upper corners
 
 
-def map_figure(surface: Surface, name: str) -> Figure:
+def map_figure(surface: Surface, name: str, scale: Scale | None = None) -> Figure:
     """Return the map of a field with contours, corners, diagonals and the chosen point.
 
-    A loss has buttons for a linear and a logarithmic scale. Over a triangle the axes are the shares of the three models.
+    A loss has buttons for a linear and a logarithmic scale. Over a triangle the axes are the shares of the three models. scale: that of
+    several maps beside each other; None for the field's own.
     """
+    scale = Scale.of([surface.panel], name) if scale is None else scale
     if surface.triangle:
         panel = raster(surface, name)
-        figure = _relabelled(contour_figure(panel, name, Scale.of([surface.panel], name))[0], panel, name, surface)
-        traces = [*_traces(figure), *sides(), _measured(surface, name)]
+        figure = _relabelled(contour_figure(panel, name, scale)[0], panel, name, scale)
+        traces = [*_traces(figure), *sides(), _measured(surface, name, scale.unit)]
         layout = triangle_layout(surface, dict(figure["layout"]))  # type: ignore[call-overload]
         put: Put = flat
     else:
-        figure, _ = contour_figure(surface.panel, name, Scale.of([surface.panel], name))
+        figure, _ = contour_figure(surface.panel, name, scale)
         traces, layout, put = _traces(figure), _square_layout(surface, dict(figure["layout"])), _same  # type: ignore[call-overload]
     return {"data": [*traces, *_marks(surface, put)], "layout": layout}
 
@@ -64,9 +66,8 @@ def _traces(figure: Figure) -> list[object]:
     return list(figure["data"])  # type: ignore[call-overload]
 
 
-def _relabelled(figure: dict[str, Any], panel: Landscape, name: str, surface: Surface) -> Figure:
+def _relabelled(figure: dict[str, Any], panel: Landscape, name: str, scale: Scale) -> Figure:
     """Return contours whose numbers stand inside the triangle: plotly's own may lie across its sides, where they would be cut."""
-    scale = Scale.of([surface.panel], name)
     contour, texts = (dict(trace) for trace in figure["data"])
     found = [level_texts(panel, name, held) for held in (scale.levels(), scale.log_levels() if scale.can_log else [])]
     levels: dict[str, Any] = contour["contours"]
@@ -88,11 +89,10 @@ def _same(at: Sequence[float]) -> tuple[float, float]:
     return at[0], at[1]
 
 
-def _measured(surface: Surface, name: str) -> Figure:
+def _measured(surface: Surface, name: str, unit: str) -> Figure:
     """Return the measured points of a triangle, to be pointed at: what lies between them is drawn, not measured."""
     held = [(at, value) for at in surface.points if (value := surface.value(at, name)) is not None]
     x, y = zip(*(flat(at) for at, _ in held), strict=True)
-    unit = Scale.of([surface.panel], name).unit
     shares = [", ".join(f"{letter} {share:.3g}" for letter, share in _shares(surface, at).items()) for at, _ in held]
     return {
         "type": "scatter",

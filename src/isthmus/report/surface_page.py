@@ -9,6 +9,7 @@ from isthmus.report.document import Curve
 from isthmus.report.figures import Figure, label
 from isthmus.report.scan_figure import scan_figure
 from isthmus.report.scan_text import MEASURES, amount, chosen_sentences
+from isthmus.report.simplex import Simplex
 from isthmus.report.surface import Surface, field_title
 from isthmus.report.surface_maps import map_figure
 from isthmus.report.surface_space import space_figure
@@ -30,7 +31,7 @@ def surface_parts(surface: Surface, plots: Plots) -> list[str]:
         ),
         section("edges", "Along the edges", _edges(surface, plots)),
         section("diagonals", "Along the diagonals", _diagonals(surface, plots)),
-        section("values", "Worst, mean and best", _values(surface), _edge_table(surface)),
+        section("values", "Worst, mean and best", extremes(surface), _edge_table(surface)),
     ]
 
 
@@ -38,7 +39,7 @@ def _space(surface: Surface, plots: Plots) -> list[str]:
     panels: list[tuple[str, str]] = []
     for name in surface.fields:
         figure, legend = space_figure(surface, name)
-        panels.append((field_title(name), plots.place(figure, f"{_what(surface.table, name)}. {TURNED}", legend)))
+        panels.append((field_title(name), plots.place(figure, f"{what(surface.table, name)}. {TURNED}", legend)))
     return [
         _corner_table(surface),
         paragraphs(chosen_sentences(surface.table)),
@@ -46,7 +47,7 @@ def _space(surface: Surface, plots: Plots) -> list[str]:
     ]
 
 
-def _what(table: Table, name: str) -> str:
+def what(table: Table, name: str) -> str:
     """Return what a field is, in which unit and on how many images: `Loss, test (nat), n = 1,000`."""
     column = table.column(name)
     unit = "" if column.unit in ("1", "") else f" ({column.unit})"
@@ -56,9 +57,9 @@ def _what(table: Table, name: str) -> str:
 def _corner_table(surface: Surface) -> str:
     """Return which model is at which corner, and its losses and errors."""
     names = [name for name in MEASURES if name in surface.fields]
-    heads = ("Corner", "Model", "(u, v)", *(_headed(surface.table, name) for name in names))
+    heads = ("Corner", "Model", "(u, v)", *(headed(surface.table, name) for name in names))
     rows = [
-        Row("corner", [letter, corner.name, _place(corner.at), *(_shown(surface, corner.at, name) for name in names)])
+        Row("corner", [letter, corner.name, _place(corner.at), *(shown(surface, corner.at, name) for name in names)])
         for letter, corner in surface.corners.items()
     ]
     return cards(heads, rows, numeric=(False, False, True, *(True for _ in names))) if rows else ""
@@ -68,12 +69,14 @@ def _place(at: Sequence[float]) -> str:
     return coordinates(at).rpartition(" = ")[2]
 
 
-def _headed(table: Table, name: str) -> str:
+def headed(table: Table, name: str) -> str:
+    """Return the head of a column of values."""
     unit = table.column(name).unit
     return sentence(field_title(name)) + (f" ({unit})" if unit not in ("1", "%", "") else "")
 
 
-def _shown(surface: Surface, at: Sequence[float], name: str) -> str:
+def shown(surface: Surface | Simplex, at: Sequence[float], name: str) -> str:
+    """Return a field at a point as a table shows it, its unit being in the head unless it is %."""
     value, unit = surface.value(at, name), surface.table.column(name).unit
     return "" if value is None else amount(value, unit if unit == "%" else "1")
 
@@ -81,7 +84,7 @@ def _shown(surface: Surface, at: Sequence[float], name: str) -> str:
 def _maps(surface: Surface, plots: Plots) -> list[str]:
     held: list[str] = []
     for name in surface.fields:
-        placed = plots.place(map_figure(surface, name), f"{_what(surface.table, name)}.")
+        placed = plots.place(map_figure(surface, name), f"{what(surface.table, name)}.")
         held.append(f"{HALF}<h3>{text(sentence(field_title(name)))}</h3>{placed}</div>")
     return held
 
@@ -89,7 +92,7 @@ def _maps(surface: Surface, plots: Plots) -> list[str]:
 def _marked(surface: Surface) -> str:
     """Return what the marks of the maps are."""
     said = [
-        "Dots are the given models" if surface.corners else "",
+        f"Dots are the {'corners' if surface.triangle else 'given models'}" if surface.corners else "",
         "dashed lines the diagonals" if surface.diagonals else "",
     ]
     if surface.choice is not None:
@@ -160,7 +163,7 @@ def ticked(figure: Figure, letters: Sequence[str], surface: Surface) -> Figure:
     return {"data": figure["data"], "layout": {**layout, "xaxis": {**axis, **ends}}}
 
 
-def _values(surface: Surface) -> str:
+def extremes(surface: Surface | Simplex) -> str:
     """Return worst, mean and best of every field with their places, and how the worst compares with the corners."""
     rows = [Row("field", _field_cells(surface, name)) for name in surface.fields]
     heads = ("Measured", "Worst point", "Mean", "Best point", "Mean corner", "Worst above mean corner", "Not finite")
@@ -169,7 +172,7 @@ def _values(surface: Surface) -> str:
     return cards(heads, rows, numeric=numeric) + f'<p class="caption">{text(note)}</p>'
 
 
-def _field_cells(surface: Surface, name: str) -> list[str | Html]:
+def _field_cells(surface: Surface | Simplex, name: str) -> list[str | Html]:
     column, unit = surface.table.column(name), surface.table.column(name).unit
     held = {at: value for at in surface.points if (value := surface.value(at, name)) is not None}
     low, high = min(held, key=lambda at: held[at]), max(held, key=lambda at: held[at])

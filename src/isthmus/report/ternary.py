@@ -122,7 +122,7 @@ def triangle_layout(surface: Surface, layout: Figure) -> Figure:
     shift = {"base": (0, -12), "right": (17, 4), "left": (-17, 4)}
     notes = [_note(f"{share:g}", at, shift[side], 11) for side, share, at in ticks()]
     names = [f"{letter} {label(name, 14)}" for letter, name in surface.names.items()] or ["A", "B", "C"]
-    letters = [name[0] for name in names]
+    letters = list(surface.names) or names
     for name, corner, by in zip(names, OUTLINE, ((0, -32), (0, -32), (0, 18)), strict=False):
         notes.append({**_note(name, corner, by, 13), "font": {"size": 13, "color": "var:ink"}})
     for letter, place, by, angle in zip(

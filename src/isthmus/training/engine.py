@@ -15,8 +15,8 @@ from isthmus.layout import Bound, Layout, buffers_of, load_buffers, memory_forma
 from isthmus.problem import Problem
 from isthmus.randomness import seed_of, stream
 from isthmus.training.ascent import ascend
-from isthmus.training.guide import Guide, Guided
-from isthmus.training.objective import Constrained, Objective, Project
+from isthmus.training.guide import guides_of
+from isthmus.training.objective import Objective
 from isthmus.training.order import Order
 from isthmus.training.plan import Plan, learning_rate
 
@@ -68,7 +68,7 @@ class Engine:
         self.held = [(place, self.free[:, place].clone()) for place in frozen]
         self.optimizer = self._optimizer()
         self.x, self.y = self.samples.x.to(device), self.samples.y.to(device)
-        self.guides, self.projections = _wrapped(self.objective)
+        self.guides = guides_of(self.objective)
         self.order = Order(len(self.samples), plan.batch_size, self.seed)
         self.sums = torch.zeros(3, dtype=torch.float64)
 
@@ -136,9 +136,6 @@ class Engine:
 
     def _constrain(self) -> None:
         """Carry the weights back to what the objective allows; those that their owner froze to where they were."""
-        for project in self.projections:
-            for row in self.free:
-                project(self.layout.unflatten(row))
         for guide in self.guides:
             guide.place(self.live)
         for place, start in self.held:  # the optimizer's decay knows nothing of frozen parameters
@@ -232,14 +229,3 @@ class Engine:
         self.optimizer.load_state_dict(state["optimizer"])
         load_buffers(self.bound.module, state["buffers"])
         self.sums.copy_(state["sums"])
-
-
-def _wrapped(objective: Objective) -> tuple[list[Guide], list[Project]]:
-    """Return the guides and projections that an objective carries, the innermost first."""
-    if isinstance(objective, Guided):
-        guides, projections = _wrapped(objective.objective)
-        return [*guides, objective.guide], projections
-    if isinstance(objective, Constrained):
-        guides, projections = _wrapped(objective.objective)
-        return guides, [*projections, objective.project]
-    return [], []

@@ -1,6 +1,6 @@
 """Guides: what acts on control points directly, beside the loss at the points of the bridge."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,7 +27,7 @@ class Guide(Protocol):
 
 @dataclass(frozen=True)
 class Guided:
-    """An objective minimised at the points of a bridge whose control points have a guide."""
+    """An objective minimised at the points of a bridge whose control points have a guide; of one within another the inner acts first."""
 
     objective: Objective
     guide: Guide
@@ -46,6 +46,34 @@ class Guided:
     def settings(self, progress: float) -> Mapping[str, float]:
         """Return those of the objective."""
         return self.objective.settings(progress)
+
+
+def guides_of(objective: Objective) -> tuple[Guide, ...]:
+    """Return the guides that an objective carries, the innermost first."""
+    return (*guides_of(objective.objective), objective.guide) if isinstance(objective, Guided) else ()
+
+
+Project = Callable[[Mapping[str, Tensor]], None]
+"""Moves weights, by name, to the nearest ones allowed, in place."""
+
+
+@dataclass(frozen=True)
+class Projected:
+    """Keeps the control points among the weights that `project` leaves as they are: projected gradient descent.
+
+    After every step of the optimizer each free control point is projected, and its momentum is left as it is. Between the points of a
+    bridge nothing is projected: mixtures of allowed weights are allowed where those form a convex set, such as weights held at zero.
+    """
+
+    project: Project
+
+    def steer(self, bridge: Bridge, gradient: Tensor) -> None:
+        """Leave the gradient as it is."""
+
+    def place(self, bridge: Bridge) -> None:
+        """Project every free point."""
+        for row in bridge.free:
+            self.project(bridge.layout.unflatten(row))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Objectives: what is minimised at a point, per sample."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -89,34 +89,3 @@ class Own:
     def settings(self, progress: float) -> Mapping[str, float]:
         """Return nothing."""
         return {}
-
-
-Project = Callable[[Mapping[str, Tensor]], None]
-"""Moves weights, by name, to the nearest ones allowed, in place."""
-
-
-@dataclass(frozen=True)
-class Constrained:
-    """An objective minimised over the weights that `project` leaves as they are: projected gradient descent.
-
-    After every step of the optimizer each free control point is projected, and its momentum is left as it is. Between the points of a
-    bridge nothing is projected: mixtures of allowed weights are allowed where those form a convex set, such as weights held at zero.
-    """
-
-    objective: Objective
-    project: Project
-
-    def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, *, generator: torch.Generator, progress: float
-    ) -> Problem:
-        """Return the problem that the objective poses."""
-        return self.objective(model, x, y, generator=generator, progress=progress)
-
-    @property
-    def crafting(self) -> int:
-        """Return that of the objective."""
-        return self.objective.crafting
-
-    def settings(self, progress: float) -> Mapping[str, float]:
-        """Return those of the objective."""
-        return self.objective.settings(progress)

@@ -17,7 +17,8 @@ from isthmus.repair.strength import strongest_within
 from isthmus.repair.wiring import Layer, layers_of
 from isthmus.settle import Recalibrate
 from isthmus.training.fit import fit_module
-from isthmus.training.objective import Constrained, Supervised
+from isthmus.training.guide import Guided, Projected
+from isthmus.training.objective import Supervised
 from isthmus.training.plan import Plan
 from isthmus.training.session import Session
 
@@ -169,7 +170,7 @@ def _repaired(
         scores = logits(_without(suspect, cut, clean.train), clean.validation)
         rates.append(Rate.of(correct(scores, clean.validation.y)))
     place = strongest_within(remedy.shares, rates, margin=remedy.margin)
-    objective = Constrained(Supervised(), _Zeroed(cuts[place]))
+    objective = Guided(Supervised(), Projected(_Zeroed(cuts[place])))
     start = _without(suspect, cuts[place], clean.train)
     module, fitted = fit_module(start, clean.train, remedy.plan, seed=seed, objective=objective, session=session)
     Recalibrate(clean.train)(module)
