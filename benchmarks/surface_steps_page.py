@@ -230,7 +230,10 @@ def figure(found: Sequence[Result]) -> "Figure":
         axis.axhline(found[0].corners[measure], color="#666666", linewidth=0.9, label="the four models, their mean")
         for one in (one for one in found if one.recipe == FLAT):
             axis.axhline(one.worst[measure], color="#666666", linewidth=0.9, linestyle=":", label=TITLES[FLAT])
+        counts = sorted({one.steps for one in found if one.recipe != FLAT})
         axis.set_xscale("log")
+        axis.set_xticks(counts, [f"{steps:,}" for steps in counts])
+        axis.minorticks_off()
         axis.set_title(title, fontsize=SIZE)
         axis.set_xlabel("optimiser steps", fontsize=SIZE)
     panels[0].set_ylabel("highest loss over the surface (nat)", fontsize=SIZE)
