@@ -34,7 +34,8 @@ from isthmus.probes import Clean
 from isthmus.randomness import seed_of, stream
 from isthmus.recipes.cells import chosen, output, run_cells
 from isthmus.recipes.reserve import kept_apart
-from isthmus.recipes.surfaces_cells import CORNERS, MODEL, SIZES, Block, Size, cells, corner
+from isthmus.recipes.surfaces_cells import MODEL, cells, corner
+from isthmus.recipes.surfaces_scales import CORNERS, SIZES, Block, Size
 from isthmus.recipes.task import plan_for
 from isthmus.scan import grid, scan
 from isthmus.settle import Recalibrate

@@ -14,7 +14,7 @@ from isthmus._check import InputError
 from isthmus.data import Augment, Samples
 from isthmus.geometry.bridge import Bridge
 from isthmus.geometry.build import surface
-from isthmus.recipes.surfaces_cells import SIZES
+from isthmus.recipes.surfaces_scales import SIZES
 from isthmus.table import Column, Table
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
