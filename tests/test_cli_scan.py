@@ -205,6 +205,33 @@ def test_a_loss_without_end_on_a_surface_has_no_barriers(capsys, tmp_path, monke
     assert set(done.json["barriers"]) == {"test_error"}
 
 
+def test_a_point_is_chosen_by_its_robustness(capsys, tmp_path):
+    bridge_at(tmp_path, "surface:2x2", 4)
+    attack = ("--probe", "clean", "--probe", "robust", "--eps", "0.2", "--attack-steps", "2")
+    words = ("scan", tmp_path, "--grid", "3x3", "--n", "50", "--validation", "60", *attack)
+    plain = call(capsys, *words, "--json").json
+    done = call(capsys, *words, "--choose-by", "robustness", "--json").json
+    best = min(done["rows"], key=lambda row: (row["validation_robust_error"], row["validation_robust_loss"]))
+    assert done["meta"]["chosen"]["u"] == [best["u"], best["v"]]
+    assert "highest accuracy under attack on 60 validation images" in done["meta"]["chosen"]["rule"]
+    assert all(row["validation_robust_loss"] >= row["validation_loss"] for row in done["rows"])
+    assert "validation_robust_error" not in plain["rows"][0]
+    assert [row["robust_error"] for row in plain["rows"]] == [row["robust_error"] for row in done["rows"]]
+    said = call(capsys, *words, "--choose-by", "robustness").out
+    regret = best["robust_error"] - min(row["robust_error"] for row in done["rows"])
+    assert f"Its test error under attack is {best['robust_error']:.1f} %" in said
+    assert f"regret {regret:.1f}" in said
+    for missing in (("--probe", "clean", "--validation", "60"), ("--probe", "robust")):
+        wrong = call(capsys, "scan", tmp_path, "--grid", "3x3", *missing, "--choose-by", "robustness")
+        assert wrong.code == 2
+        assert (
+            "`choose_by` should be accuracy without validation images or the probe robust. Found robustness."
+            in wrong.err
+        )
+    typo = call(capsys, *words, "--choose-by", "robustnes")
+    assert (typo.code, "choose_by" in typo.err) == (2, True)
+
+
 def test_training_and_validation_images_have_probes_of_their_own(capsys, tmp_path):
     models, splits = bridge_at(tmp_path), load_data("digits")
     common = ("scan", tmp_path, "--points", "2", "--probe", "train", "--json")

@@ -73,6 +73,15 @@ def scan(  # noqa: PLR0913  one parameter for each option
         ),
     ] = None,
     hold_out: o.ChosenFrom = None,
+    choose_by: Annotated[
+        str,
+        typer.Option(
+            "--choose-by",
+            metavar="accuracy|robustness",
+            help="What the chosen point is best in. Robustness attacks the validation images too, and needs --probe robust.",
+            rich_help_panel=o.CHOICE,
+        ),
+    ] = "accuracy",
     batch_size: o.AtOnce = 500,
     max_hours: Annotated[
         float,
@@ -122,6 +131,7 @@ def scan(  # noqa: PLR0913  one parameter for each option
         train_n=train_n,
         validation=validation,
         hold_out=hold_out,
+        choose_by=choose_by,
         batch_size=batch_size,
         seed=seed,
     )

@@ -1,10 +1,9 @@
 """`scan`: what probes measure at the points of a saved bridge."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from math import inf
 from pathlib import Path
 from time import perf_counter
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,13 +24,14 @@ from isthmus.probes import Backdoor, Clean, Distance, InputHessian, Probe, Robus
 from isthmus.randomness import stream
 from isthmus.recipes.keeper import Keeper
 from isthmus.recipes.reserve import chosen_on
+from isthmus.recipes.scan_choice import chosen
 from isthmus.recipes.scan_limits import Pace, require_room
 from isthmus.recipes.task import data_for, task_for
 from isthmus.runs import Run
 from isthmus.scan import Watch, coordinate_names, grid, scan
 from isthmus.settle import Statistics, policy_of
 from isthmus.store import load_bridge, read_header
-from isthmus.table import Cell, Column, Table
+from isthmus.table import Column, Split, Table
 from isthmus.tampering import parse_target, parse_trigger
 from isthmus.training.adversary import Radius
 from isthmus.training.session import Monitor
@@ -62,7 +62,8 @@ class ScanRecipe(BaseModel):
     target only measure. norm, eps, attack_steps, attack_step (in radii), restarts, warm: of the probe `robust`. hessian_n: of the images,
     so many for `input-hessian`, `sharpness` and `trace`. validation: so many training images on which every point is measured too and one
     is chosen, those that `isthmus train --validation` keeps apart; with hold_out from so many that `isthmus train --hold-out` set aside;
-    None for no choice. batch_size: of these, of `clean` and of `train`.
+    None for no choice. choose_by: accuracy, or robustness, which attacks these images too, as `robust` does the test images. batch_size: of
+    these, of `clean` and of `train`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -89,6 +90,7 @@ class ScanRecipe(BaseModel):
     train_n: int = Field(default=1000, ge=1)
     validation: int | None = Field(default=None, ge=1)
     hold_out: int | None = Field(default=None, ge=1)
+    choose_by: Literal["accuracy", "robustness"] = "accuracy"
     batch_size: int = Field(default=500, ge=1)
     seed: int = 0
 
@@ -135,7 +137,7 @@ def run_scan(
     bridge = load_bridge(path, task.build())
     validation, train = _roles(recipe, splits)
     probes = make_probes(recipe, bridge, replace(splits, train=train))
-    probes += [] if validation is None else [Clean(validation, "validation", recipe.batch_size)]
+    probes += [] if validation is None else _choosing(recipe, validation)
     columns = [Column(name) for name in coordinate_names(bridge.basis.dim)] + [c for p in probes for c in p.columns]
     require_room(bridge.basis, recipe.grid, len(columns))
     points = grid(bridge.basis, recipe.grid)
@@ -158,7 +160,7 @@ def run_scan(
     )
     meta = {**table.meta, **place, "data": splits.name, "seconds": perf_counter() - began}
     if validation is not None:
-        meta["chosen"] = chosen(table, coordinate_names(bridge.basis.dim))
+        meta["chosen"] = chosen(table, coordinate_names(bridge.basis.dim), recipe.choose_by)
     table = _with_speed(Table(table.frame, table.columns, meta), bridge)
     found = _barriers(table, bridge)
     related = _association(table)
@@ -177,22 +179,6 @@ def where(bridge: Bridge) -> dict[str, object]:
     names = bridge.names if len(bridge.names) == len(corners) else [f"model {i}" for i in range(len(corners))]
     held = [{"name": name, "at": list(u)} for name, (u, _) in zip(names, corners, strict=True)]
     return {"basis": describe(bridge.basis), "corners": held}
-
-
-def chosen(table: Table, names: Sequence[str]) -> dict[str, object]:
-    """Return where the point of highest validation accuracy is, among equals that of lowest validation loss, among equals the first.
-
-    As JSON values: its coordinates `u`, those of the columns `names`, the `rule` and the number of `candidates`; NaN loses to every number.
-    """
-
-    def rank(row: Mapping[str, Cell]) -> tuple[float, float]:
-        error, loss = row["validation_error"], row["validation_loss"]
-        return tuple(inf if value is None else float(value) for value in (error, loss))  # type: ignore[return-value]
-
-    best = min(table.rows(), key=rank)
-    n = table.column("validation_error").n
-    rule = f"highest accuracy on {n:,} validation images, among equals the lowest loss there"
-    return {"u": [best[name] for name in names], "rule": rule, "candidates": len(table)}
 
 
 def bridge_file(path: str) -> Path:
@@ -236,8 +222,7 @@ def make_probes(recipe: ScanRecipe, bridge: Bridge, splits: Splits) -> list[Prob
                 corners = [index for _, index in bridge.basis.corners]
                 probes += [Distance(bridge.row(index), f"model_{place}") for place, index in enumerate(corners)]
             case "robust":
-                attack = PGD(recipe.attack_steps, recipe.attack_step, restarts=recipe.restarts)
-                probes.append(Robust(test, Threat(recipe.norm, recipe.eps), attack, warm=recipe.warm))
+                probes.append(_robust(recipe, test, "test"))
             case "input-hessian" | "sharpness" | "trace":
                 part = test.subset(min(recipe.hessian_n, len(test)), generator=stream(recipe.seed, "hessian"))
                 probes.append({"input-hessian": InputHessian, "sharpness": Sharpness, "trace": Trace}[name](part))
@@ -246,8 +231,21 @@ def make_probes(recipe: ScanRecipe, bridge: Bridge, splits: Splits) -> list[Prob
     return probes
 
 
+def _robust(recipe: ScanRecipe, samples: Samples, split: Split) -> Robust:
+    attack = PGD(recipe.attack_steps, recipe.attack_step, restarts=recipe.restarts)
+    return Robust(samples, Threat(recipe.norm, recipe.eps), attack, split, warm=recipe.warm)
+
+
+def _choosing(recipe: ScanRecipe, validation: Samples) -> list[Probe]:
+    """Return the probes of the validation images."""
+    clean = Clean(validation, "validation", recipe.batch_size)
+    return [clean, _robust(recipe, validation, "validation")] if recipe.choose_by == "robustness" else [clean]
+
+
 def _roles(recipe: ScanRecipe, splits: Splits) -> tuple[Samples | None, Samples]:
     """Return the validation images, if any, and the training images that statistics are recomputed on."""
+    attacked = recipe.choose_by == "accuracy" or (recipe.validation is not None and "robust" in recipe.probes)
+    require(attacked, "choose_by", "be accuracy without validation images or the probe robust", recipe.choose_by)
     if recipe.validation is not None:
         return chosen_on(splits, recipe.validation, recipe.hold_out)
     require(recipe.hold_out is None, "hold_out", "come with validation, how many of them choose", recipe.hold_out)

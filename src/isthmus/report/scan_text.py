@@ -82,13 +82,14 @@ def chosen_sentences(table: Table) -> list[str]:
     lines = [f"Chosen: {coordinates(found.u)}, out of {found.candidates:,} points. Rule: {found.rule}."]
     names = coordinate_columns(table)
     row = next((row for row in table.rows() if tuple(row[name] for name in names) == found.u), None)
-    if row is None or "test_error" not in table.names:
+    by, what = ("robust_error", " under attack") if "validation_robust_error" in table.names else ("test_error", "")
+    if row is None or by not in table.names:
         return lines
-    own, errors = row["test_error"], [value for value in table.values("test_error") if isinstance(value, float)]
+    own, errors = row[by], [value for value in table.values(by) if isinstance(value, float)]
     if isinstance(own, float) and errors:
         lines.append(
-            f"Its test error is {amount(own, '%')}, the lowest of all points {amount(min(errors), '%')}, which is known only afterwards: "
-            f"regret {amount(own - min(errors), '%', 'points')}."
+            f"Its test error{what} is {amount(own, '%')}, the lowest of all points {amount(min(errors), '%')}, which is known only "
+            f"afterwards: regret {amount(own - min(errors), '%', 'points')}."
         )
     return lines
 
