@@ -111,7 +111,7 @@ def test_an_interrupted_study_says_how_to_go_on(capsys, tmp_path, monkeypatch):
     [
         (
             ("evation",),
-            "`name` should be one of adaptive-attackers, evasion, path-repair, repair-grid, scheduling, sharpening, "
+            "`name` should be one of adaptive-attackers, evasion, path-repair, repair-grid, robust-surfaces, scheduling, sharpening, "
             "surfaces, toy. Found 'evation'. Did you mean 'evasion'?",
         ),
         (("evasion", "--scale", "papper"), "Found 'papper'. Did you mean 'paper'?"),
@@ -126,7 +126,7 @@ def test_bad_input_is_one_line_and_no_folder(capsys, tmp_path, words, said):
     assert not (tmp_path / "s").exists()
 
 
-@pytest.mark.parametrize("name", ["adaptive-attackers", "evasion", "scheduling", "surfaces"])
+@pytest.mark.parametrize("name", ["adaptive-attackers", "evasion", "robust-surfaces", "scheduling", "surfaces"])
 def test_every_study_has_its_three_scales(name):
     study = reproduce.STUDIES[name]()
     assert study.name == name

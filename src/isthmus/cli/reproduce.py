@@ -46,6 +46,12 @@ def _repair_grid() -> "Study":
     return REPAIR_GRID
 
 
+def _robust_surfaces() -> "Study":
+    from isthmus.recipes.robust_surfaces import ROBUST_SURFACES
+
+    return ROBUST_SURFACES
+
+
 def _scheduling() -> "Study":
     from isthmus.recipes.scheduling import SCHEDULING
 
@@ -69,6 +75,7 @@ STUDIES: dict[str, Callable[[], "Study"]] = {
     "evasion": _evasion,
     "path-repair": _path_repair,
     "repair-grid": _repair_grid,
+    "robust-surfaces": _robust_surfaces,
     "scheduling": _scheduling,
     "sharpening": _sharpening,
     "surfaces": _surfaces,

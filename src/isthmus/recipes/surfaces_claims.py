@@ -173,7 +173,7 @@ CLAIMS: tuple[tuple[str, Callable[[Found], _Case | None]], ...] = (
         _worst(SURFACE, lambda below: below <= NEAR),
     ),
     (
-        f"Nor is it where the units of the {{arch}} were matched first: nowhere more than {NEAR:g} points below the mean corner.",
+        f"With the units of the four {{arch}} matched before, it is nowhere more than {NEAR:g} points below the mean corner.",
         _worst(MATCHED, lambda below: below <= NEAR),
     ),
     (

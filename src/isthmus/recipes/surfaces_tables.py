@@ -132,16 +132,16 @@ def at_text(point: Point) -> str:
 EDGES = {"u=0": ("u", 0.0), "u=1": ("u", 1.0), "v=0": ("v", 0.0), "v=1": ("v", 1.0)}
 
 
-def edge(table: Table, name: str) -> Table:
+def edge(table: Table, name: str, measures: Sequence[str] = MEASURES) -> Table:
     """Return the scanned points of one edge as the scan of a curve, by `t`."""
     axis, side = EDGES[name]
     along = "v" if axis == "u" else "u"
     rows: list[Row] = [
-        {"t": row[along], **{measure: row[measure] for measure in MEASURES}}
+        {"t": row[along], **{measure: row[measure] for measure in measures}}
         for row in table.rows()
         if row[axis] == side
     ]
-    return Table.of(rows, (Column("t"), *(table.column(measure) for measure in MEASURES)))
+    return Table.of(rows, (Column("t"), *(table.column(measure) for measure in measures)))
 
 
 def over_edges(found: Sequence[Found]) -> Table:
