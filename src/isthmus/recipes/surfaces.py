@@ -10,6 +10,7 @@ from isthmus.recipes.study import Findings, Study, output_of
 from isthmus.recipes.surfaces_cells import (
     BILINEAR,
     ENSEMBLES,
+    MATCHED,
     PATCHES,
     SURFACE,
     cell,
@@ -34,6 +35,7 @@ from isthmus.recipes.train import Trained
 from isthmus.runs import Run
 from isthmus.table import Table
 
+DRAWN = (BILINEAR, SURFACE, MATCHED)
 OVER, EDGES, STANDINGS = "Over each patch", "Along its edges", "Single models and ensembles"
 SPREADS, MODES = "How far apart the corners are", "Counted in training mode"
 
@@ -96,10 +98,10 @@ def _trained(joined: Connected | None) -> int | None:
 
 
 def _figures(run: Run, found: Sequence[Found]) -> dict[str, str]:
-    """Return the figures written: for each architecture and seed the flat patch beside the trained surface."""
+    """Return the figures written: for each architecture and seed the flat patch beside trained surfaces."""
     files: dict[str, str] = {}
     for one in found:
-        shown = [name for name in (BILINEAR, SURFACE) if name in one.patches]
+        shown = [name for name in DRAWN if name in one.patches]
         panels = [
             PatchPanel(TITLES[name], one.patches[name], place(chosen(one.patches[name].rows()))) for name in shown
         ]

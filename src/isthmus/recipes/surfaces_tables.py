@@ -15,7 +15,7 @@ TITLES = {
     BILINEAR: "bilinear patch",
     SURFACE: "trained surface",
     STAGED: "trained surface, edges first",
-    MATCHED: "trained surface, units of the corners matched",
+    MATCHED: "trained surface, units matched",
     SAME_RUN: "bilinear patch within one run",
 }
 Row = dict[str, Cell]
