@@ -177,7 +177,7 @@ def _conditions(name: str, scale: Scale) -> list[str]:
         f"statistics from {scale.settle_n} training images at every point but the ends. Looked at on {scale.points} points; of a chain, "
         "which all but line and curves are, on every bend and evenly between each two as well. The highest of these points, and how far it "
         "is above the worse end (Draxler et al. 2018) and above the line between both ends' losses (Entezari et al. 2022). Each figure is "
-        "of one pair; where there are several, their mean, and each behind it."
+        "of one pair; where there are several, their mean, and each behind it. Seconds of training by one thread, beside other work."
     )
     return [*wrap(trained, WIDE), "", *wrap(measured, WIDE)]
 

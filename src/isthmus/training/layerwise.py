@@ -95,12 +95,7 @@ def walk(
     Raises InputError for anything but a straight line between two models, for an unknown walk, and for fewer steps than ticks.
     """
     session = session or Session()
-    if route.walk not in get_args(Walk):
-        raise unknown("walk", str(route.walk), get_args(Walk))
-    require(route.ticks >= 2, "ticks", "be at least 2", route.ticks)
-    require(plan.steps >= route.ticks - 1, "steps", f"be at least 1 a tick, {route.ticks - 1}", plan.steps)
-    if bridge.free.shape[0] > 0 or bridge.basis.num_points != 2:
-        raise InputError(f"`bridge` should be the straight line between two models. Found {bridge.basis}.")
+    _require_walkable(bridge, plan, route)
     start, end = bridge.row(0), bridge.row(1)
     first = _inward_ticks(bridge.layout, start, end, route)
     journey = _Journey(bridge, plan, train, seed, session, route.ticks - 1)
@@ -123,6 +118,15 @@ def walk(
         snapshots=(),
         warnings=tuple(warning for one in fits for warning in one.warnings),
     )
+
+
+def _require_walkable(bridge: Bridge, plan: Plan, route: Route) -> None:
+    if route.walk not in get_args(Walk):
+        raise unknown("walk", str(route.walk), get_args(Walk))
+    require(route.ticks >= 2, "ticks", "be at least 2", route.ticks)
+    require(plan.steps >= route.ticks - 1, "steps", f"be at least 1 a tick, {route.ticks - 1}", plan.steps)
+    if bridge.free.shape[0] > 0 or bridge.basis.num_points != 2:
+        raise InputError(f"`bridge` should be the straight line between two models. Found {bridge.basis}.")
 
 
 class _Leg(Protocol):
