@@ -126,6 +126,22 @@ def test_walked_paths_tell_their_highest_loss(capsys, tmp_path, models, geometry
     assert call(capsys, *words[:3], "--geometry", geometry, "--stages", "edges-kept", "--out", tmp_path / "x").code == 2
 
 
+def test_how_llpf_walks(capsys, tmp_path, models):
+    def walked(name, *more):
+        words = ("connect", *models[:2], "--geometry", "llpf:4", "--steps", "9", "--clean", "100", *more)
+        return call(capsys, *words, "--out", tmp_path / name, "--json")
+
+    assert walked("a").json["training"]["gradient_evaluations"] == 9
+    ended = walked("b", "--set", "until=100", "--set", "log_every=1")  # any loss is below that: a step a tick
+    assert ended.json["training"]["gradient_evaluations"] == 3
+    recipe = tmp_path / "c" / "recipe.json"
+    assert walked("c", "--walk", "inward-first", "--set", "until=100").code == 0
+    assert json.loads(recipe.read_text())["settings"]["walk"] == "inward-first"
+    curve = call(capsys, "connect", *models[:2], "--walk", "inward-first", "--steps", "2", "--out", tmp_path / "d")
+    assert curve.code == 2
+    assert "`walk` should be across for all but llpf. Found inward-first." in curve.err.replace("\n", " ")
+
+
 @pytest.mark.parametrize(
     ("geometry", "count", "points"), [("simplex:3", 1, 6), ("complex:2", 2, 9), ("star", 3, 7), ("triangle:2", 3, 6)]
 )

@@ -249,3 +249,22 @@ def test_a_loss_or_weights_that_are_not_finite_name_step_and_rate(rate: float, s
     text = rf"`learning_rate` should keep the loss finite.*by step \d at {rate:g}".replace("+", r"\+")
     with pytest.raises(InputError, match=text):
         fit_module(small(0, torch.float32), toy(), Plan(steps=steps, batch_size=8, learning_rate=rate), seed=0)
+
+
+@pytest.mark.parametrize("often", [1, 2, 3])
+def test_a_training_ends_with_the_first_row_below_a_loss(tmp_path, often: int) -> None:
+    plan = Plan(steps=9, batch_size=8, learning_rate=0.05, schedule="constant", log_every=often)
+    whole = fit_module(small(0), toy(noise=20), plan, seed=SEED)[1]
+    losses = whole.history.frame["loss"].tolist()
+    until = (losses[0] + losses[1]) / 2
+    first = next(k for k, loss in enumerate(losses) if loss < until)
+    session = Session(checkpoint=tmp_path / "checkpoint.pt", every_seconds=1e9)
+    early = plan.model_copy(update={"until": until})
+    model, found = fit_module(small(0), toy(noise=20), early, seed=SEED, session=session)
+    taken = min((first + 1) * often, 9)
+    assert (found.evaluations, found.history.frame["loss"].tolist()) == (taken, losses[: first + 1])
+    short = fit_module(small(0), toy(noise=20), plan.model_copy(update={"steps": taken}), seed=SEED)[0]
+    assert torch.equal(weights_of(model), weights_of(short))
+    again, same = fit_module(small(0), toy(noise=20), early, seed=SEED, session=session)  # ended already
+    assert same.evaluations == taken
+    assert torch.equal(weights_of(again), weights_of(model))

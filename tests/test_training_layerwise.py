@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from contracts.bridge import Vector
 from contracts.modules import assert_same_bits, of_three_kinds, tensors_of, untouched
-from fit_example import small, toy
+from fit_example import gradient_plan, small, toy
 from isthmus._check import InputError
 from isthmus.geometry.bases import Bernstein, Chain
 from isthmus.geometry.bridge import Bridge
@@ -16,7 +16,8 @@ from isthmus.table import Table
 from isthmus.training.fit import fit_module
 from isthmus.training.grow import trainer
 from isthmus.training.guide import Guide
-from isthmus.training.layerwise import Route, chain_through, flow_order, looked_at, walk
+from isthmus.training.layerwise import ROUND, Route, chain_through, flow_order, looked_at, walk
+from isthmus.training.objective import Own
 from isthmus.training.plan import Plan
 from isthmus.training.record import HISTORY
 from isthmus.training.session import Fitted, Session
@@ -49,6 +50,28 @@ class Two(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.late(self.early(x)[:, :2])
+
+
+class Scalar(nn.Module):
+    """A model of one number."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = nn.Parameter(torch.tensor([value], dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.value * x.flatten(1)[:, :5]
+
+
+class Matrices(nn.Module):
+    """Two matrices of given scales, both of one direction of mean 0, which can be turned."""
+
+    def __init__(self, wide: float, narrow: float, *, turned: bool = False) -> None:
+        super().__init__()
+        direction = torch.tensor([[1.0, -1.0], [2.0, -2.0]], dtype=torch.float64)
+        direction = direction.T if turned else direction
+        self.wide = nn.Parameter(wide * direction)
+        self.narrow = nn.Parameter(narrow * direction)
 
 
 def test_layers_in_the_order_of_the_data() -> None:
@@ -176,6 +199,84 @@ def test_a_stopped_walk_goes_on(tmp_path) -> None:
     assert not torch.equal(found.points, other.points)
 
 
+def bowl(model: nn.Module, x: Tensor, y: Tensor, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """theta^2 / 2 for every sample, whatever it is."""
+    loss = sum((p.square().sum() for p in model.parameters()), torch.zeros(())) / 2
+    return loss.expand(len(y)), torch.zeros(len(y), 5)
+
+
+def test_a_tick_ends_below_its_loss_and_leaves_its_steps_to_the_others() -> None:
+    """On theta^2 / 2 a step of rate 0.1 multiplies theta by 0.9: rounds can be counted."""
+    start, end, fall, often, until = 4.0, 1.0, 0.9, 5, 1.3
+    plan = gradient_plan(steps=40, learning_rate=1 - fall, log_every=often, until=until)
+    asked: list[int] = []
+    train = trainer(toy(), lambda _: Own(bowl))
+
+    def watch(bridge: Bridge, plan: Plan, seed: int, session: Session, /, guide: Guide | None = None) -> Fitted:
+        asked.append(plan.steps)
+        return train(bridge, plan, seed, session)
+
+    ends = [Scalar(value) for value in (start, end)]
+    found = walk(line(ends), plan, watch, Route(4, [["value"]], every), seed=0)
+    theta, left, points, steps, budgets = start, 40, [start], list[int](), list[int]()
+    for k in range(3):
+        theta += (end - theta) / (4 - k)
+        budgets.append(-(-left // (3 - k)))
+        done = 0
+        while done < budgets[-1]:
+            size = min(often, budgets[-1] - done)
+            losses = [(theta * fall**i) ** 2 / 2 for i in range(size)]
+            theta, done = theta * fall**size, done + size
+            if sum(losses) / size < until:
+                break
+        steps.append(done)
+        left -= done
+        points.append(theta)
+    assert steps == [10, 5, 5]  # means of 3.62 and 1.26 over the first two rounds, from theta = 3.25
+    assert asked == budgets == [14, 15, 25]
+    assert found.evaluations == 20
+    assert found.history.frame["step"].tolist() == [5, 10, 15, 20]
+    assert found.bridge.points[:, 0].tolist() == pytest.approx([*points, end])
+    always = walk(line(ends), plan.model_copy(update={"until": None}), train, Route(4, [["value"]], every), seed=0)
+    assert always.evaluations == 40
+    seldom = walk(line(ends), plan.model_copy(update={"log_every": None}), train, Route(4, [["value"]], every), seed=0)
+    assert seldom.history.frame["step"].iloc[0] == ROUND
+
+
+def test_a_walk_inward_begins_with_equal_steps_towards_the_origin() -> None:
+    """One matrix is spread three times as wide as at the end and goes in; the other is narrower than there and stays."""
+    ends = [Matrices(6.0, 1.0), Matrices(2.0, 3.0, turned=True)]
+    points: list[Tensor] = []
+
+    def noisy(bridge: Bridge, plan: Plan, seed: int, session: Session, /, guide: Guide | None = None) -> Fitted:
+        points.append(bridge.free[0])
+        return still(bridge.with_free(bridge.free * 1.5), plan, seed, session)
+
+    start = line(ends)
+    layout, layers = start.layout, [["wide"], ["narrow"]]
+    route = Route(9, layers, every, "inward-first")
+    found = walk(start, Plan(steps=8), noisy, route, seed=0)
+    goal = torch.cat([start.row(0)[layout.slices[0]] / 3, start.row(0)[layout.slices[1]]])
+    shares = [float((a - b).norm()) for a, b in ((start.row(0), goal), (goal, start.row(1)))]
+    count = round(9 * shares[0] / sum(shares))
+    assert 2 <= count <= 7
+    wide = [layout.unflatten(theta)["wide"] for theta in found.bridge.points]
+    for k in range(count):
+        torch.testing.assert_close(layout.unflatten(points[k])["wide"], (6 - 4 * (k + 1) / count) / 6 * wide[0])
+        torch.testing.assert_close(wide[k + 1], (6 - 4 * (k + 1) / count) / 6 * wide[0])
+        assert float(layout.unflatten(found.bridge.points[k + 1])["narrow"].norm()) == pytest.approx(
+            1.5 ** (k + 1) * float(layout.unflatten(start.row(0))["narrow"].norm())
+        )  # the training's, not ours
+    assert [float(w.std()) for w in wide[count:]] == pytest.approx([2 * float(wide[0].std()) / 6] * (10 - count))
+    assert found.bridge.basis.num_points == 10
+    same = walk(start, Plan(steps=8), still, Route(9, layers, every), seed=0).bridge.points
+    assert not torch.equal(same[1], found.bridge.points[1])
+    turned = line([ends[0], Matrices(6.0, 3.0, turned=True)])  # nothing to shrink
+    for way in ("across", "inward-first"):
+        one = walk(turned, Plan(steps=8), still, Route(9, layers, every, way), seed=0).bridge.points
+        assert torch.equal(one, walk(turned, Plan(steps=8), still, Route(9, layers, every), seed=0).bridge.points)
+
+
 def corner(bridge: Bridge, t: Tensor) -> Tensor:
     """0 on the way over (0, 1), the distance from it elsewhere."""
     values = []
@@ -221,5 +322,9 @@ def test_what_cannot_be_walked_is_refused() -> None:
         walk(connect(models, Bernstein(2)), Plan(), still, Route(3, [], level), seed=0)
     with pytest.raises(InputError, match=r"`ticks` should be at least 2\. Found 1\."):
         walk(line(models), Plan(), still, Route(1, [], level), seed=0)
+    with pytest.raises(InputError, match=r"`ticks` should be at least 3 to walk inward first\. Found 2\."):
+        walk(line(models), Plan(), still, Route(2, [], level, "inward-first"), seed=0)
+    with pytest.raises(InputError, match=r"`walk` should be one of across, inward-first\. Found 'outward'"):
+        walk(line(models), Plan(), still, Route(3, [], level, "outward"), seed=0)  # pyright: ignore[reportArgumentType]
     with pytest.raises(InputError, match=r"`steps` should be at least 1 a tick, 9\. Found 8\."):
         walk(line(models), Plan(steps=8), still, Route(10, [], level), seed=0)

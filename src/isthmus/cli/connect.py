@@ -23,6 +23,8 @@ isthmus connect A B --geometry neb --steps 1600 --out runs/pivots
 
 isthmus connect A B --geometry llpf:40 --learning-rate 0.01 --out runs/walked
 
+isthmus connect A B --geometry llpf:40 --walk inward-first --set until=0.05 --learning-rate 0.01 --out runs/inward
+
 isthmus connect A B C --geometry star --rematch --data cifar10 --out runs/star
 
 isthmus connect A B C D --geometry surface:3x3 --stages edges-kept --set sampling=area --data cifar10 --out runs/abcd
@@ -48,6 +50,14 @@ def connect(  # noqa: PLR0913  one parameter for each option
             help="How a surface is trained: all at once, its edges first, or its edges alone and then only what lies between.",
         ),
     ] = "together",
+    walk: Annotated[
+        str,
+        typer.Option(
+            "--walk",
+            metavar="across|inward-first",
+            help="The way of llpf: straight, or towards the origin first, from larger weights to smaller ones.",
+        ),
+    ] = "across",
     volume: Annotated[
         float,
         typer.Option(
@@ -143,6 +153,7 @@ def connect(  # noqa: PLR0913  one parameter for each option
         ),
         plan=plan,
         volume=volume,
+        walk=walk,  # pyright: ignore[reportArgumentType]  pydantic checks it
         stages=stages,  # pyright: ignore[reportArgumentType]  pydantic checks it
         seed=seed,
     )

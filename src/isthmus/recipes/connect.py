@@ -21,6 +21,7 @@ from isthmus.recipes.task import data_for, load_all, plan_for, task_for
 from isthmus.runs import Run
 from isthmus.store import save_bridge
 from isthmus.training.adversary import Adversary
+from isthmus.training.layerwise import Walk
 from isthmus.training.plan import Plan
 from isthmus.training.session import Fitted, Session
 from isthmus.training.staged import Stages
@@ -36,7 +37,7 @@ class ConnectRecipe(BaseModel):
     validation: so many training images are left out, those that `isthmus train --validation` keeps apart, to choose a point by.
     stages: how a surface is trained (:func:`isthmus.training.staged.fit_staged`). volume: how much a vertex that is grown gains by a larger
     simplex (:func:`isthmus.training.grow.volume_weights`). rematch: of a star, match the hidden units of its models to its centre again
-    after each epoch (:func:`isthmus.training.rematch.fit_rematched`).
+    after each epoch (:func:`isthmus.training.rematch.fit_rematched`). walk: the way of `llpf` (:func:`isthmus.training.layerwise.walk`).
     adversary: minimise the loss under attack, crafted on the interpolated model (Zhao et al. 2020; several norms: RMC, Wang et al. 2023).
     """
 
@@ -54,6 +55,7 @@ class ConnectRecipe(BaseModel):
     adversary: Adversary | None = None
     plan: Plan = Field(default_factory=Plan)
     stages: Stages = "together"
+    walk: Walk = "across"
     volume: float = Field(default=1e-6, ge=0)
     rematch: bool = False
     seed: int = 0

@@ -21,7 +21,7 @@ from isthmus.settle import Recalibrate, running_layers
 from isthmus.training.adversary import Adversary
 from isthmus.training.band import Losses, relax
 from isthmus.training.grow import grow, trainer, volume_weights
-from isthmus.training.layerwise import INSIDE, Route, flow_order, looked_at, walk
+from isthmus.training.layerwise import INSIDE, Route, Walk, flow_order, looked_at, walk
 from isthmus.training.objective import Objective, Supervised
 from isthmus.training.plan import Plan
 from isthmus.training.rematch import Rematch, fit_rematched
@@ -45,6 +45,11 @@ class Settings(Protocol):
     @property
     def stages(self) -> Stages:
         """Return how a surface is trained."""
+        ...
+
+    @property
+    def walk(self) -> Walk:
+        """Return the way that `llpf` takes."""
         ...
 
     @property
@@ -112,12 +117,14 @@ def highest(case: Case, settings: Settings, bridge: Bridge) -> Highest | None:
 def constructed(case: Case, settings: Settings, session: Session) -> Fitted | None:
     """Return the trained bridge, None where there is nothing to train.
 
-    A vertex that is grown takes five draws a step, where the plan does not say otherwise. Raises InputError for `rematch` without a star.
+    A vertex that is grown takes five draws a step, where the plan does not say otherwise. Raises InputError for `rematch` without a star,
+    and for a walk inward where nothing is walked.
     """
     bridge, plan, seed = case.bridge, case.plan, settings.seed
     kind, _, argument = settings.geometry.partition(":")
     require(kind == "star" or not settings.rematch, "rematch", "come with the geometry star", settings.geometry)
     walked = kind in WALKED and settings.stages == "together"
+    require(kind == "llpf" or settings.walk == "across", "walk", "be across for all but llpf", settings.walk)
     if bridge.free.shape[0] == 0 and settings.stages == "together" and not walked:
         return None
 
@@ -129,7 +136,7 @@ def constructed(case: Case, settings: Settings, session: Session) -> Fitted | No
         return relax(bridge, plan, train, case.losses(seed), seed=seed, session=session)
     if walked:
         layers = flow_order(bridge.template, case.samples.inputs(torch.arange(1)))
-        route = Route(int(argument or TICKS), layers, case.losses(seed))
+        route = Route(int(argument or TICKS), layers, case.losses(seed), settings.walk)
         return walk(bridge, plan, train, route, seed=seed, session=session)
     if settings.rematch and settings.stages == "together":
         return fit_rematched(bridge, plan, train, _rematch(case, seed), seed=seed, session=session)

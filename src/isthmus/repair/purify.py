@@ -150,7 +150,7 @@ class Purify:
             evaluations=self.plan.evaluations + spent,
             note=f"smallest trigger: {told(suspected[0])}",
             table=table_of(found, len(samples)),
-            history=joined(histories, parts, self.plan),
+            history=joined(histories, self.plan),
         )
 
 

@@ -123,7 +123,7 @@ def relax(
         bridge = fits[-1].bridge
     return replace(
         fits[-1],
-        history=joined([one.history for one in fits], parts, plan),
+        history=joined([one.history for one in fits], plan),
         seconds=sum(one.seconds for one in fits),
         evaluations=sum(one.evaluations for one in fits),
         averaged=None,

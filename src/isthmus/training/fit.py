@@ -96,7 +96,8 @@ class _Run:
             engine.take_step()
             self._write_down()
             self.seconds = before + perf_counter() - began
-            due = perf_counter() - saved > self.session.every_seconds or engine.step == steps
+            ended = engine.step == steps or self.record.halted
+            due = perf_counter() - saved > self.session.every_seconds or ended
             if store is not None and due and engine.fabric.is_global_zero:
                 store.save({"seconds": self.seconds, "engine": engine.state(), "record": self.record.state()})
                 saved = perf_counter()
@@ -137,6 +138,7 @@ class _Run:
             **engine.objective.settings((engine.step - 1) / plan.steps),
         }
         self.record.rows.append(row)
+        self.record.halted |= plan.until is not None and row["loss"] < plan.until
         engine.fabric.log_dict({k: v for k, v in row.items() if k != "step"}, step=engine.step)
         if self.session.monitor is not None and engine.fabric.is_global_zero:
             self.session.monitor(engine.step, plan.steps, row)

@@ -86,7 +86,7 @@ def grow(
     return replace(
         fits[-1],
         bridge=bridge.with_free(free),
-        history=joined([one.history for one in fits], parts, plan),
+        history=joined([one.history for one in fits], plan),
         seconds=sum(one.seconds for one in fits),
         evaluations=sum(one.evaluations for one in fits),
         averaged=None,

@@ -21,6 +21,7 @@ class Plan(BaseModel):
     Wu et al. 2020, eq. 9). clip: largest gradient norm at a point. resets: shares of the steps at which a cycle ends: the learning rate
     starts anew where `restart_rate`, and the point is kept as a snapshot. milestones: shares of a cycle. average: decay of an exponential
     average of the free points, None for none. log_every: steps between rows of the history, None for a hundredth of the steps.
+    until: training ends before `steps` with a row of the history whose loss is below this (nat), None for no such end.
     channels_last: None tries it.
     """
 
@@ -48,6 +49,7 @@ class Plan(BaseModel):
     restart_rate: bool = True
     average: float | None = Field(default=None, gt=0, lt=1)
     log_every: int | None = Field(default=None, ge=1)
+    until: float | None = Field(default=None, gt=0)
     augment: Augment = Augment()
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     channels_last: bool | None = None

@@ -103,8 +103,16 @@ class Record:
             setattr(self, name, value)
 
 
-def joined(histories: Sequence[Table], parts: Sequence[int], plan: Plan) -> Table:
-    """Return the histories of the parts of a training, of so many steps each, as that of the whole `plan`, steps counted through."""
-    frames = [one.frame.assign(step=one.frame["step"] + sum(parts[:k])) for k, one in enumerate(histories)]
+def taken(history: Table) -> int:
+    """Return the steps that a training took: those of its last row."""
+    return int(history.frame["step"].iloc[-1])
+
+
+def joined(histories: Sequence[Table], plan: Plan) -> Table:
+    """Return the histories of the parts of a training as that of the whole `plan`, steps counted through."""
+    frames, done = list[pd.DataFrame](), 0
+    for one in histories:
+        frames.append(one.frame.assign(step=one.frame["step"] + done))
+        done += taken(one)
     meta = {**histories[-1].meta, "plan": plan.model_dump(mode="json")}
     return Table(pd.concat(frames, ignore_index=True), histories[-1].columns, meta)

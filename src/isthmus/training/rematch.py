@@ -70,7 +70,7 @@ def fit_rematched(
         current = fits[-1].bridge
     return replace(
         fits[-1],
-        history=joined([one.history for one in fits], parts, plan),
+        history=joined([one.history for one in fits], plan),
         seconds=sum(one.seconds for one in fits),
         evaluations=sum(one.evaluations for one in fits),
         averaged=None,

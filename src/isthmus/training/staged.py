@@ -61,7 +61,7 @@ def fit_staged(
     return replace(
         last,
         bridge=last.bridge if start.free.shape[0] > 0 else start,
-        history=joined(histories, parts, plan),
+        history=joined(histories, plan),
         seconds=sum(one.seconds for one in fits),
         evaluations=sum(one.evaluations for one in fits),
         warnings=tuple(warning for one in fits for warning in one.warnings),
