@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 COLOURS = "cividis_r"  # dark is high: read in a grey print, and by colour-blind readers
-FEW = 49  # cells in which numbers can be read
+FEW = 36  # cells in which numbers can be read, under a mark too
 
 
 @dataclass(frozen=True, eq=False)
