@@ -49,8 +49,10 @@ def test_every_cell_is_the_tables_on_one_scale() -> None:
 def test_corners_and_the_chosen_point_are_marked() -> None:
     first, second, _ = patches_figure(panels()).axes
     for axis in (first, second):
-        (corners,) = marks(axis, "corners")
-        assert sorted(zip(corners.get_xdata(), corners.get_ydata(), strict=True)) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+        rim, corners = marks(axis, "corners")
+        assert (rim.get_markeredgecolor(), corners.get_markeredgecolor()) == ("white", "black")
+        for line in (rim, corners):
+            assert sorted(zip(line.get_xdata(), line.get_ydata(), strict=True)) == [(0, 0), (0, 1), (1, 0), (1, 1)]
     assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in marks(first, "chosen")] == [(0.0, 0.1)] * 2
     assert marks(second, "chosen") == []
 

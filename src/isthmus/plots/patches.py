@@ -95,9 +95,10 @@ def _draw(axis: Axes, drawn: Field, ends: tuple[float, float]) -> AxesImage:
 
 def _mark(axis: Axes, panel: PatchPanel) -> None:
     corners = [(u, v) for u in (0.0, 1.0) for v in (0.0, 1.0)]
-    _ring(axis, corners, "s", ("black", 9, 1.0), "corners")
+    for colour, thickness in (("white", 2.6), ("black", 1.0)):  # a pale rim, so that it is seen on dark and light
+        _ring(axis, corners, "s", (colour, 9, thickness), "corners")
     if panel.chosen is not None:
-        for colour, thickness in (("white", 3.2), ("#d55e00", 1.6)):  # a pale rim, so that it is seen on dark and light
+        for colour, thickness in (("white", 3.2), ("#d55e00", 1.6)):
             _ring(axis, [panel.chosen], "o", (colour, 12, thickness), "chosen")
 
 
