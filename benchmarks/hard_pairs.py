@@ -13,9 +13,7 @@ takes the embedded digits, `small` needs ISTHMUS_DATA with cifar10.npz.
 
 import argparse
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
 from dataclasses import asdict
 from fnmatch import fnmatch
 from functools import partial
@@ -23,10 +21,10 @@ from pathlib import Path
 from time import process_time
 
 import torch
+from alignment import command
 from hard_pairs_cases import APPROACH, PATHS, PIVOTS, SCALES, SLOWER, Measured, Pair, Scale, Way, page
 
 from isthmus.barrier import barriers
-from isthmus.cli.app import main as isthmus
 from isthmus.data import Splits, load_data
 from isthmus.evaluate import running_layers
 from isthmus.files import write_json
@@ -34,7 +32,6 @@ from isthmus.geometry.bases import Chain
 from isthmus.models import build_model
 from isthmus.probes import Clean
 from isthmus.randomness import stream
-from isthmus.recipes.cells import WHOLE
 from isthmus.recipes.reserve import kept_apart
 from isthmus.scan import grid, scan
 from isthmus.settle import Recalibrate
@@ -42,18 +39,6 @@ from isthmus.store import load_bridge
 from isthmus.training.fit import fit_module
 from isthmus.training.layerwise import looked_at
 from isthmus.training.plan import Plan
-
-
-def command(folder: Path, *words: object) -> None:
-    """Run a command of the library into a folder, unless that is done."""
-    manifest = folder / "manifest.json"
-    if manifest.exists() and json.loads(manifest.read_text())["status"] in WHOLE:
-        return
-    more = ("--resume",) if (folder / "recipe.json").exists() else ()
-    with redirect_stdout(Path(os.devnull).open("w")):
-        code = isthmus([str(word) for word in (*words, "--out", folder, *more)])
-    if code != 0:
-        raise SystemExit(code)
 
 
 def cells(scale: Scale, out: Path, given: Mapping[str, tuple[Path, Path]]) -> dict[str, Callable[[], None]]:

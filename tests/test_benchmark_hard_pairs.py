@@ -21,10 +21,8 @@ FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
-    for name in (
-        "hard_pairs_cases",
-        "hard_pairs",
-    ):  # the second imports the first, its neighbour when it runs as a script
+    # each imports those before it, its neighbours when it runs as a script
+    for name in ("permutation_groups", "alignment", "hard_pairs_cases", "hard_pairs"):
         spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
         assert spec is not None
         assert spec.loader is not None
