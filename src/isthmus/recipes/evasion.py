@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
-from isthmus.plots import Panel, evasion_figure, save_figure
+from isthmus.plots import Panel, evasion_figure
 from isthmus.recipes.cells import Cell, output
 from isthmus.recipes.connect import ConnectRecipe
 from isthmus.recipes.evasion_tables import PAIRS, Loss, Scan, summarise
 from isthmus.recipes.scan import ScanRecipe
-from isthmus.recipes.study import Findings, Study, output_of
+from isthmus.recipes.study import Findings, Study, keep_figure, output_of
 from isthmus.recipes.train import TrainRecipe
 from isthmus.runs import Run
 from isthmus.table import Table
@@ -173,10 +172,7 @@ def _draw(scans: Sequence[Scan], run: Run) -> dict[str, str]:
     files: dict[str, str] = {}
     for seed in sorted({scan.seed for scan in scans}):
         figure = evasion_figure([Panel(scan.pair, scan.loss, scan.table) for scan in scans if scan.seed == seed])
-        for suffix in ("pdf", "svg"):
-            name = f"evasion-{seed}.{suffix}"
-            run.save(name, partial(save_figure, figure))
-            files[name] = name
+        files |= keep_figure(run, f"evasion-{seed}", figure)
     return files
 
 

@@ -1,13 +1,12 @@
 """`robust-surfaces`: robustness over surfaces whose corners are two regular and two adversarially trained models."""
 
 from collections.abc import Sequence
-from functools import partial
 
-from isthmus.plots import PatchPanel, patches_figure, save_figure
+from isthmus.plots import PatchPanel, patches_figure
 from isthmus.recipes.robust_surfaces_cells import ABOUT, FLAT, PATCHES, SEEDS, cells
 from isthmus.recipes.robust_surfaces_claims import NOTES, claims
 from isthmus.recipes.robust_surfaces_tables import TITLES, Found, chosen, tables
-from isthmus.recipes.study import Findings, Study, output_of
+from isthmus.recipes.study import Findings, Study, keep_figure, output_of
 from isthmus.recipes.surfaces_tables import place
 from isthmus.runs import Run
 from isthmus.table import Table
@@ -38,11 +37,8 @@ def _figures(run: Run, found: Sequence[Found]) -> dict[str, str]:
             for patch, table in one.patches.items()
         ]
         for column in DRAWN if panels else ():
-            figure = patches_figure(panels, column=column)
-            for suffix in ("pdf", "svg"):
-                file = f"robust-surfaces-{column.replace('_', '-')}-{one.seed}.{suffix}"
-                run.save(file, partial(save_figure, figure))
-                files[file] = file
+            stem = f"robust-surfaces-{column.replace('_', '-')}-{one.seed}"
+            files |= keep_figure(run, stem, patches_figure(panels, column=column))
     return files
 
 

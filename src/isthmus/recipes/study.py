@@ -2,18 +2,24 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from math import isnan
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from isthmus._check import require, unknown
 from isthmus.files import write_json, write_text
+from isthmus.plots import save_figure
 from isthmus.rates import spread
 from isthmus.recipes.cells import Cell, Tell, chosen, finished, run_cells, seconds_of
 from isthmus.runs import Run
 from isthmus.table import Table
 from isthmus.training.session import Session
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class StudyRecipe(BaseModel):
@@ -200,6 +206,14 @@ def every(found: Sequence[bool], expected: int) -> bool | None:
 def output_of(run: Run, cell: str, file: str) -> Path:
     """Return the path of a file that a cell of the study wrote."""
     return run.folder / "cells" / cell / file
+
+
+def keep_figure(run: Run, stem: str, figure: "Figure") -> dict[str, str]:
+    """Return the names of a figure's files, written as `STEM.pdf` and `STEM.svg` into the folder of a study."""
+    names = [f"{stem}.{suffix}" for suffix in ("pdf", "svg")]
+    for name in names:
+        run.save(name, partial(save_figure, figure))
+    return dict(zip(names, names, strict=True))
 
 
 def _bullets(lines: Sequence[str]) -> str:

@@ -1,12 +1,11 @@
 """`surfaces`: Bezier surfaces between four models against the flat patch and against as much training spent otherwise (Ren et al. 2025)."""
 
 from collections.abc import Sequence
-from functools import partial
 
 from isthmus.files import read_json
-from isthmus.plots import PatchPanel, patches_figure, save_figure
+from isthmus.plots import PatchPanel, patches_figure
 from isthmus.recipes.connect import Connected
-from isthmus.recipes.study import Findings, Study, output_of
+from isthmus.recipes.study import Findings, Study, keep_figure, output_of
 from isthmus.recipes.surfaces_cells import (
     BILINEAR,
     ENSEMBLES,
@@ -106,11 +105,7 @@ def _figures(run: Run, found: Sequence[Found]) -> dict[str, str]:
             PatchPanel(TITLES[name], one.patches[name], place(chosen(one.patches[name].rows()))) for name in shown
         ]
         if panels:
-            figure = patches_figure(panels)
-            for suffix in ("pdf", "svg"):
-                file = f"surfaces-{one.block}-{one.seed}.{suffix}"
-                run.save(file, partial(save_figure, figure))
-                files[file] = file
+            files |= keep_figure(run, f"surfaces-{one.block}-{one.seed}", patches_figure(panels))
     return files
 
 
