@@ -1,12 +1,9 @@
 """`repair-grid`: what each remedy leaves of each attack, from how many clean images, at what cost."""
 
 from collections.abc import Sequence
-from functools import partial
-from typing import TYPE_CHECKING
 
 from isthmus import report
 from isthmus.files import read_json
-from isthmus.plots import save_figure
 from isthmus.plots.frontier import frontier_figure
 from isthmus.plots.removal import removal_figure
 from isthmus.recipes import repair_grid_trust
@@ -38,14 +35,11 @@ from isthmus.recipes.repair_grid_tables import (
 )
 from isthmus.recipes.repair_grid_triage import Inspected, false_alarms, triage
 from isthmus.recipes.repair_grid_trust import Foretold
-from isthmus.recipes.study import Findings, Study, mean_and_sd, output_of
+from isthmus.recipes.study import Findings, Study, keep_figure, mean_and_sd, output_of
 from isthmus.recipes.train import Trained
 from isthmus.report.inspection import InspectDocument
 from isthmus.runs import Run
 from isthmus.table import Table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 ALL, FREE = "Remedies by clean images", "Untampered models repaired"
 EACH = "Each remedy on all that it finished, rows do not compare"
@@ -114,7 +108,7 @@ def _trusted(run: Run, scale: str, done: frozenset[str]) -> Findings:
         tables={"Trust": table, "Trust, by remedy": repair_grid_trust.summary(found)},
         claims=repair_grid_trust.claims(found, planned, done),
         notes=[*repair_grid_trust.left_out(found), repair_grid_trust.about(SCALES[scale])],
-        files=_saved(removal_figure(table), "repair-grid-trust", run) if known else {},
+        files=keep_figure(run, "repair-grid-trust", removal_figure(table)) if known else {},
     )
 
 
@@ -150,15 +144,8 @@ def _draw(kept: Sequence[Result], run: Run) -> dict[str, str]:
     for part, held in parts.items():
         emphasis = AUTO if any(one.repair.remedy == AUTO for one in held) else None
         figure = frontier_figure(_titled(remedies(held)), emphasis=emphasis)
-        files |= _saved(figure, f"repair-grid-frontier{part}", run)
+        files |= keep_figure(run, f"repair-grid-frontier{part}", figure)
     return files
-
-
-def _saved(figure: "Figure", stem: str, run: Run) -> dict[str, str]:
-    files = [f"{stem}.{suffix}" for suffix in ("pdf", "svg")]
-    for file in files:
-        run.save(file, partial(save_figure, figure))
-    return {file: file for file in files}
 
 
 def _titled(table: Table) -> Table:

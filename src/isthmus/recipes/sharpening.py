@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from isthmus.files import read_json
 from isthmus.plots import (
@@ -11,7 +10,6 @@ from isthmus.plots import (
     barrier_figure,
     eigenvalue_figure,
     landscape_figure,
-    save_figure,
     similarity_figure,
     spectrum_figure,
 )
@@ -19,14 +17,11 @@ from isthmus.plots.sharpening import budget_text
 from isthmus.recipes.sharpening_cells import ABOUT, BLOCKS, SEEDS, Block, cells, minima_of, name, path, paths_of
 from isthmus.recipes.sharpening_claims import BARRIERS, SPECTRA, summarise
 from isthmus.recipes.sharpening_tables import Curvature, Joined, Minimum
-from isthmus.recipes.study import Findings, Study, output_of
+from isthmus.recipes.study import Findings, Study, keep_figure, output_of
 from isthmus.recipes.train import Trained
 from isthmus.report.landscape import Landscape
 from isthmus.runs import Run
 from isthmus.table import Table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 def findings(run: Run, scale: str, seeds: int, done: frozenset[str]) -> Findings:
@@ -64,15 +59,15 @@ def _draw(found: Findings, minima: Sequence[Minimum], run: Run) -> dict[str, str
     similar: dict[str, Table] = {}
     for data in dict.fromkeys(m.data for m in minima):
         if lines := _spectra(minima, data):
-            files |= _saved(run, f"spectra-{data}", spectrum_figure(lines))
+            files |= keep_figure(run, f"sharpening-spectra-{data}", spectrum_figure(lines))
         if (title := f"Similarity of perturbations, {data}") in held:
             similar[data] = held[title]
     if SPECTRA in held:
-        files |= _saved(run, "eigenvalues", eigenvalue_figure(held[SPECTRA]))
+        files |= keep_figure(run, "sharpening-eigenvalues", eigenvalue_figure(held[SPECTRA]))
     if similar:
-        files |= _saved(run, "similarity", similarity_figure(similar))
+        files |= keep_figure(run, "sharpening-similarity", similarity_figure(similar))
     if BARRIERS in held:
-        files |= _saved(run, "barriers", barrier_figure(held[BARRIERS]))
+        files |= keep_figure(run, "sharpening-barriers", barrier_figure(held[BARRIERS]))
     return files
 
 
@@ -97,7 +92,7 @@ def _landscapes(run: Run, blocks: tuple[Block, ...], done: frozenset[str]) -> di
             if cell in done
         ]
         if panels:
-            files |= _saved(run, f"landscape-{block.data}", landscape_figure(panels))
+            files |= keep_figure(run, f"sharpening-landscape-{block.data}", landscape_figure(panels))
     return files
 
 
@@ -107,13 +102,6 @@ def own_loss(table: Table) -> Table:
         return table
     columns = tuple(replace(c, name="robust_loss") if c.name == "test_loss" else c for c in table.columns)
     return Table(table.frame.rename(columns={"test_loss": "robust_loss"}), columns, table.meta)
-
-
-def _saved(run: Run, kind: str, figure: "Figure") -> dict[str, str]:
-    names = [f"sharpening-{kind}.{suffix}" for suffix in ("pdf", "svg")]
-    for file in names:
-        run.save(file, partial(save_figure, figure))
-    return {file: file for file in names}
 
 
 SHARPENING = Study(
